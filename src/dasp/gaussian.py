@@ -1,0 +1,125 @@
+"""The values that flow through a network: `Owned` while every element depends on one player, `Gaussian` afterwards.
+
+Shapes: `s` is the shape of a plain activation, rows (samples times quadrature nodes) included; R is the number of factors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LinearMap:
+    """An affine operation `x -> A x + c`, as the four maps that moments need.
+
+    Attributes:
+        affine: `x -> A x + c`.
+        homogeneous: `x -> A x`.
+        squared: `v -> (A * A) v`, the variance of `A x` for independent elements of variance `v`.
+        reach: A with every weight it could have set to a positive one; tells which elements reach which.
+    """
+
+    affine: Callable[[Tensor], Tensor]
+    homogeneous: Callable[[Tensor], Tensor]
+    squared: Callable[[Tensor], Tensor]
+    reach: Callable[[Tensor], Tensor]
+
+    def owners(self, labels: Tensor) -> Tensor | None:
+        """Labels of the result if each of its elements is reached by one player at most, else None.
+
+        Cauchy and Schwarz: `(sum w)(sum w l^2) = (sum w l)^2` with positive weights exactly if all labels `l` are equal.
+        """
+        present = (labels > 0).double()
+        weight = self.reach(present)
+        first = self.reach(labels.double())
+        second = self.reach(labels.double().square())
+        spread = weight * second - first.square()
+        if bool((spread > 1e-12 * first.square()).any()):
+            return None
+        return (first / weight.where(weight > 0, torch.ones_like(weight))).round().long()
+
+
+class Law(Protocol):
+    """The distribution of the coalitions: turns owned values into moments, where players meet.
+
+    Attributes:
+        conditioned: True if nonlinearities condition on the player that dominates an element.
+        factor_presence: for factors that stand for players, the probability of each to be present, (R, rows); else None.
+    """
+
+    conditioned: bool
+    factor_presence: Tensor | None
+
+    def moments(self, owned: Owned) -> Gaussian:
+        """Moments of the owned elements themselves."""
+
+    def meet(self, owned: Owned, linear: LinearMap, axis: int) -> Gaussian:
+        """Moments of `linear` applied to the owned elements; `axis` is the batch axis of the result."""
+
+
+@dataclass(frozen=True)
+class Owned:
+    """A value whose elements each depend on one player: its two exact states.
+
+    Attributes:
+        off: the value with every player absent, (*s).
+        on: the value with every player present, (*s).
+        labels: owner of each element, 1-based, 0 for nobody, (*s without its batch axis).
+        axis: the batch axis of `off` and `on`.
+    """
+
+    off: Tensor
+    on: Tensor
+    labels: Tensor
+    axis: int
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A random activation: mean, loadings on shared standard normal variables, and an independent rest.
+
+    The covariance is `sum_r L_r L_r' + diag(rest)`. Without factors this is the diagonal propagation of Lightweight
+    Probabilistic Deep Networks (Gast and Roth, 2018).
+
+    Attributes:
+        mean: (*s).
+        factors: the loadings L, (R, *s), or None for R = 0.
+        rest: variance that no factor explains, >= 0, (*s).
+    """
+
+    mean: Tensor
+    factors: Tensor | None
+    rest: Tensor
+
+    @property
+    def explained(self) -> Tensor:
+        """Variance explained by the factors, (*s)."""
+        return torch.zeros_like(self.rest) if self.factors is None else self.factors.square().sum(0)
+
+    @property
+    def var(self) -> Tensor:
+        """Variance of every element, (*s)."""
+        return self.rest if self.factors is None else self.rest + self.explained
+
+    def map_factors(self, f: Callable[[Tensor], Tensor]) -> Tensor | None:
+        """Apply a map of plain activations to every factor."""
+        return None if self.factors is None else torch.vmap(f)(self.factors)
+
+    def linear(self, linear: LinearMap) -> Gaussian:
+        """Moments of `A x + c`; exact."""
+        return Gaussian(linear.affine(self.mean), self.map_factors(linear.homogeneous), linear.squared(self.rest))
+
+    def shifted(self, f: Callable[[Tensor], Tensor]) -> Gaussian:
+        """The value with `f` applied to its mean only; `f` must keep the shape."""
+        return replace(self, mean=f(self.mean))
+
+    def covariance(self, other: Gaussian) -> Tensor:
+        """Elementwise covariance with another value, from the shared factors; broadcasts."""
+        if self.factors is None or other.factors is None:
+            return self.mean.new_zeros(())
+        return torch.vmap(torch.mul)(self.factors, other.factors).sum(0)

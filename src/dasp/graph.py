@@ -1,0 +1,235 @@
+"""Capture: a network as one graph of ATen operations, each with a moment rule or decomposed until it has one."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._ops import OpOverload
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+
+from .errors import CaptureError
+from .rules import RULES
+
+aten = torch.ops.aten
+
+SIZES = frozenset({aten.sym_size.int, aten.sym_numel.default, aten.sym_stride.int, aten.sym_storage_offset.default})
+"""Operations that read the shape of a value and not the value."""
+
+ASSERTIONS = frozenset({aten._assert_tensor_metadata.default, aten._assert_scalar.default, aten._assert_async.msg})
+"""Checks that the exporter leaves in a graph; dropped, since rows and nodes change the batch."""
+
+LAYOUT_FREE = {aten.view.default: aten.reshape.default, aten._unsafe_view.default: aten.reshape.default}
+"""Views that depend on memory layout, and what runs in their place."""
+
+GETITEM = operator.getitem
+EXAMPLE_ROWS = 3  # the exporter treats sizes 0 and 1 as special
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A captured network.
+
+    Attributes:
+        nodes: its nodes, in order.
+        constants: values of parameters, buffers and lifted constants, by node.
+        inputs: the placeholders of the inputs, then of extra arguments.
+        output: the node of the result.
+        batch: the symbol of the number of rows.
+    """
+
+    nodes: tuple[fx.Node, ...]
+    constants: Mapping[fx.Node, Any]
+    inputs: tuple[fx.Node, ...]
+    output: fx.Node
+    batch: Any
+
+    def run(self, inputs: Sequence[Any]) -> Tensor:
+        """Evaluate the network plainly, (rows, *out)."""
+        env = self.folded()
+        env.update(zip(self.inputs, inputs, strict=True))
+        for node in self.nodes:
+            if node not in env:
+                env[node] = call(node, env)
+        result: Tensor = env[self.output]
+        return result
+
+    def folded(self) -> dict[fx.Node, Any]:
+        """Constants, and every node that depends on nothing else, evaluated now with today's weights."""
+        env: dict[fx.Node, Any] = {
+            node: value.detach() if isinstance(value, Tensor) else value for node, value in self.constants.items()
+        }
+        with torch.no_grad():
+            for node in self.nodes:
+                if node.op == "call_function" and all(parent in env for parent in node.all_input_nodes):
+                    env[node] = call(node, env)
+        return env
+
+    def axis(self, node: fx.Node) -> int | None:
+        """The batch axis of a node's value, None if the batch is folded into another axis or absent."""
+        value = node.meta.get("val")
+        if not isinstance(value, Tensor):
+            return None
+        symbolic = [i for i, size in enumerate(value.shape) if isinstance(size, torch.SymInt)]
+        if len(symbolic) != 1 or _expression(value.shape[symbolic[0]]) != self.batch:
+            return None
+        return symbolic[0]
+
+    def stand_in(self, node: fx.Node, rows: int) -> Any:
+        """What has the shape of a node's value for a number of rows, and no values: meta tensors."""
+
+        def empty(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return None
+            sizes = [int(_expression(s).subs(self.batch, rows)) if isinstance(s, torch.SymInt) else s for s in value.shape]
+            return torch.empty(sizes, dtype=value.dtype, device="meta")
+
+        value = node.meta.get("val")
+        return [empty(v) for v in value] if isinstance(value, (list, tuple)) else empty(value)
+
+
+def _expression(size: Any) -> Any:
+    return size.node.expr
+
+
+def call(node: fx.Node, env: Mapping[fx.Node, Any]) -> Any:
+    """Run one node plainly on the values of an environment."""
+    if node.op == "get_attr":
+        raise CaptureError(f"the graph reads {node.target}, which is not a tensor of the model; export it again")
+    if node.target in ASSERTIONS:
+        return None
+    args = fx.node.map_arg(node.args, env.__getitem__)
+    kwargs = fx.node.map_arg(node.kwargs, env.__getitem__)
+    return function_of(node)(*args, **kwargs)
+
+
+def function_of(node: fx.Node) -> Any:
+    """What to call for a node."""
+    target: Any = node.target
+    return LAYOUT_FREE.get(target, target)
+
+
+def is_pointwise(target: Any) -> bool:
+    """Whether an operation acts on each element alone."""
+    return isinstance(target, OpOverload) and torch.Tag.pointwise in target.tags
+
+
+def layer_of(node: fx.Node) -> str:
+    """Name of the layer that a node came from, as in `named_modules()`; the class name for the model itself."""
+    stack = node.meta.get("nn_module_stack") or {}
+    entries = [entry for entry in stack.values() if isinstance(entry, tuple)]
+    for path, kind in reversed(entries):
+        if path and "metadata_hook" not in str(path):
+            return str(path).removeprefix("L['self'].")
+        if path == "":
+            return str(kind).rsplit(".", 1)[-1]
+    return "the model"
+
+
+def graph_of(program: ExportedProgram) -> Graph:
+    """The graph of an exported program, decomposed until every operation with a rule stands for itself.
+
+    Raises:
+        CaptureError: the program has a fixed batch size, several results, or changes its own buffers.
+    """
+    table = torch.export.default_decompositions()
+    for op in RULES.ops():
+        table.pop(op, None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns about its own internals
+        program = program.run_decompositions(table)
+    signature = program.graph_signature
+    if len(signature.user_outputs) != 1:
+        raise CaptureError(
+            f"the model returns {len(signature.user_outputs)} values; dasp explains models that return one tensor. "
+            "Wrap it in a module whose forward returns the one to explain."
+        )
+    if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
+        changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
+        raise CaptureError(
+            f"the model changes {', '.join(changed)} while it runs, so it has no single value per coalition. "
+            "If it was exported in training mode, call model.eval() and export it again."
+        )
+    placeholders = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    constants: dict[fx.Node, Any] = {}
+    inputs: list[fx.Node] = []
+    for spec in signature.input_specs:
+        node = placeholders[spec.arg.name]
+        if spec.kind is InputKind.USER_INPUT:
+            inputs.append(node)
+        elif spec.target in program.state_dict:
+            constants[node] = program.state_dict[spec.target]
+        elif spec.target in program.constants:
+            constants[node] = program.constants[spec.target]
+        else:
+            raise CaptureError(f"the model needs {spec.target} ({spec.kind.name}), which dasp cannot capture")
+    output = next(node for node in program.graph.nodes if node.op == "output")
+    results = [a for a in output.args[0] if isinstance(a, fx.Node)]
+    if len(results) != 1:
+        raise CaptureError("the model does not return a tensor that it computes")
+    nodes = tuple(node for node in program.graph.nodes if node.op not in ("placeholder", "output"))
+    return Graph(nodes, constants, tuple(inputs), results[0], _batch_symbol(inputs))
+
+
+def _batch_symbol(placeholders: Sequence[fx.Node]) -> Any:
+    value = placeholders[0].meta.get("val") if placeholders else None
+    if not isinstance(value, Tensor) or value.dim() == 0 or not isinstance(value.shape[0], torch.SymInt):
+        raise CaptureError(
+            "the program was exported for a fixed batch size, and dasp runs many rows at once. Export it again with a "
+            'dynamic batch: torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},)), '
+            "with x of 2 rows or more, or give the module itself."
+        )
+    return _expression(value.shape[0])
+
+
+def capture(module: torch.nn.Module, inputs: Sequence[Tensor], extra: Sequence[Any], rows: int) -> Graph:
+    """Capture a module that is in evaluation mode.
+
+    Args:
+        module: the network.
+        inputs: its inputs, (rows, ...) each.
+        extra: further positional arguments; tensors with `rows` rows follow the batch.
+        rows: number of rows of the inputs.
+
+    Raises:
+        CaptureError: `torch.export` cannot capture it; the message carries its reason.
+    """
+    batch = torch.export.Dim("batch", min=1)
+    arguments = tuple(_example(a, rows) for a in (*inputs, *extra))
+    shapes: Any = tuple({0: batch} if _has_rows(a, rows) else None for a in (*inputs, *extra))
+    if any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(module.forward).parameters.values()):
+        shapes = (shapes,)
+    try:
+        with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+            warnings.simplefilter("ignore")  # the exporter warns about its own internals
+            program = torch.export.export(module, arguments, dynamic_shapes=shapes, strict=False)
+        return graph_of(program)
+    except CaptureError:
+        raise
+    except Exception as error:  # torch.export raises many kinds; all mean that there is no graph
+        reason = " ".join(str(error).split())[:600]
+        raise CaptureError(
+            f"torch.export could not capture {type(module).__name__} as one graph: {type(error).__name__}: {reason}\n"
+            "  Usual causes: branches or shapes that depend on values, a batch size written into the code, calls into numpy. "
+            "Rewrite that part (torch.where instead of if, -1 or x.shape[0] in views), or explain this model with "
+            "dasp.PermutationSampling() or dasp.Exact(), which only call it."
+        ) from error
+
+
+def _has_rows(argument: Any, rows: int) -> bool:
+    return isinstance(argument, Tensor) and argument.dim() > 0 and argument.shape[0] == rows
+
+
+def _example(argument: Any, rows: int) -> Any:
+    if not _has_rows(argument, rows):
+        return argument
+    with torch.inference_mode(False):
+        return argument[:1].detach().clone().expand(EXAMPLE_ROWS, *argument.shape[1:]).clone()
+

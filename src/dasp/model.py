@@ -1,0 +1,190 @@
+"""A network as dasp sees it: something to evaluate, and a graph to propagate through."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from .errors import InputError, InputTypeError, ModelFileError
+from .graph import Graph, capture, graph_of
+
+KEPT_GRAPHS = 8
+
+
+class Model:
+    """A module, an exported program, or the path of a `.pt2` file.
+
+    The module is put into evaluation mode while it runs and then back, layer by layer; its parameters, gradients and hooks
+    are not touched. Graphs are captured when first needed, and again when shapes, dtype or device change.
+
+    Args:
+        source: the network.
+
+    Raises:
+        InputTypeError: `source` is none of these.
+        ModelFileError: the file is missing, corrupt or not a saved exported program.
+    """
+
+    def __init__(self, source: nn.Module | ExportedProgram | str | os.PathLike[str]) -> None:
+        if isinstance(source, (str, os.PathLike)):
+            source = load_program(source)
+        if not isinstance(source, (nn.Module, ExportedProgram)):
+            raise InputTypeError(
+                f"a model is a torch.nn.Module, an ExportedProgram or the path of a .pt2 file, got {type(source).__name__}"
+            )
+        self.source = source
+        self._graphs: dict[Any, Graph] = {}
+
+    @property
+    def name(self) -> str:
+        """Class name of the module, or "ExportedProgram"."""
+        return type(self.source).__name__
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and values of all parameters and buffers."""
+        if isinstance(self.source, nn.Module):
+            yield from self.source.named_parameters()
+            yield from self.source.named_buffers()
+        else:
+            yield from self.source.state_dict.items()
+
+    def _first_weight(self) -> Tensor | None:
+        return next((w for _, w in self.weights() if w.is_floating_point()), None)
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Floating dtype of the first parameter or buffer, None if the model has none."""
+        weight = self._first_weight()
+        return None if weight is None else weight.dtype
+
+    @property
+    def device(self) -> torch.device | None:
+        """Device of the first parameter or buffer, None if the model has none."""
+        weight = self._first_weight()
+        return None if weight is None else weight.device
+
+    def evaluate(self, *arguments: Any) -> Tensor:
+        """Run the network plainly, without gradients and in evaluation mode.
+
+        Args:
+            arguments: inputs (rows, ...) and extra arguments.
+
+        Returns:
+            Its result (rows, ...).
+
+        Raises:
+            InputTypeError: the model does not return one tensor.
+        """
+        with torch.inference_mode(False), torch.no_grad():
+            return self.forward(*arguments)
+
+    def forward(self, *arguments: Any) -> Tensor:
+        """Run the network in evaluation mode, in the caller's gradient mode."""
+        if isinstance(self.source, nn.Module):
+            with evaluating(self.source):
+                result = self.source(*arguments)
+        else:
+            result = self.capture((), ()).run(arguments)
+        if not isinstance(result, Tensor):
+            raise InputTypeError(
+                f"the model returns {type(result).__name__}; dasp explains models that return one tensor. "
+                "Wrap it in a module whose forward returns the one to explain."
+            )
+        return result
+
+    def capture(self, inputs: Sequence[Tensor], extra: Sequence[Any]) -> Graph:
+        """The graph for these inputs, captured or from an earlier call.
+
+        Args:
+            inputs: (rows, ...) each.
+            extra: further arguments; tensors with `rows` rows follow the batch.
+
+        Raises:
+            CaptureError: the network cannot be captured as one graph.
+        """
+        if isinstance(self.source, ExportedProgram):
+            if None not in self._graphs:
+                self._graphs[None] = graph_of(self.source)
+            graph = self._graphs[None]
+            self._check_arguments(graph, inputs, extra)
+            return graph
+        rows = inputs[0].shape[0]
+        key = tuple(_signature(a, rows) for a in (*inputs, *extra)) + (self.dtype, self.device)
+        if key not in self._graphs:
+            if len(self._graphs) >= KEPT_GRAPHS:
+                self._graphs.pop(next(iter(self._graphs)))
+            with evaluating(self.source):
+                self._graphs[key] = capture(self.source, inputs, extra, rows)
+        return self._graphs[key]
+
+    def _check_arguments(self, graph: Graph, inputs: Sequence[Tensor], extra: Sequence[Any]) -> None:
+        if not inputs:
+            return
+        if len(graph.inputs) != len(inputs) + len(extra):
+            raise InputError(
+                f"the exported program takes {len(graph.inputs)} arguments, got {len(inputs)} inputs and {len(extra)} extra"
+            )
+        for node, value in zip(graph.inputs, inputs, strict=False):
+            expected = tuple(graph.stand_in(node, value.shape[0]).shape)
+            if tuple(value.shape) != expected:
+                raise InputError(
+                    f"the exported program takes input {node.name} of shape (rows, {', '.join(map(str, expected[1:]))}), "
+                    f"got {tuple(value.shape)}"
+                )
+
+
+def _signature(argument: Any, rows: int) -> Any:
+    if isinstance(argument, Tensor):
+        batched = argument.dim() > 0 and argument.shape[0] == rows
+        return batched, tuple(argument.shape[batched:]), argument.dtype, argument.device
+    return repr(argument)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the time of the block; every layer gets its own mode back, whatever happens."""
+    modes = [(layer, layer.training) for layer in module.modules() if layer.training]
+    try:
+        for layer, _ in modes:
+            layer.training = False
+        yield
+    finally:
+        for layer, training in modes:
+            layer.training = training
+
+
+def load_program(path: str | os.PathLike[str]) -> ExportedProgram:
+    """Read a `.pt2` file.
+
+    Raises:
+        ModelFileError: the file is missing, corrupt or not a program saved by `torch.export.save`.
+    """
+    name = os.fspath(path)
+    if not os.path.isfile(name):
+        raise ModelFileError(f"no model file {name}; save one with torch.export.save(torch.export.export(...), {name!r})")
+    if not zipfile.is_zipfile(name):
+        raise ModelFileError(_not_a_program(name, "it is not a .pt2 archive"))
+    import warnings
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the loader warns about its own internals
+            return torch.export.load(name)
+    except Exception as error:  # the loader raises many kinds; all mean that there is no program
+        raise ModelFileError(_not_a_program(name, f"{type(error).__name__}: {error}")) from error
+
+
+def _not_a_program(name: str, reason: str) -> str:
+    return (
+        f"{name} is not a program saved by torch.export.save ({reason[:300]}). A state_dict or a pickled module (torch.save) "
+        "will not do: load it in Python, export it with torch.export.export and a dynamic batch, and save that."
+    )
+
+

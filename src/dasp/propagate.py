@@ -1,0 +1,348 @@
+"""Run a captured network on random coalitions: a plan says what is random where, then moments flow through the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from .errors import CaptureError, MissingRuleError
+from .gaussian import Gaussian, Law, Owned
+from .graph import ASSERTIONS, GETITEM, SIZES, Graph, call, function_of, is_pointwise, layer_of
+from .rules import RULES, Context, LinearRule
+
+PLAN_ROWS = 2
+
+
+class Kind(Enum):
+    """What a node's value is."""
+
+    PLAIN = "plain"  # known, whatever the coalition
+    OWNED = "owned"  # each element depends on one player: two exact states
+    RANDOM = "random"  # a Gaussian
+
+
+class Support(Enum):
+    """How well an operation on random values is covered."""
+
+    EXACT = "exact"
+    APPROXIMATE = "approximate"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class OpSupport:
+    """One operation of a network that meets random values.
+
+    Attributes:
+        op: the ATen overload, as in `aten.relu.default`.
+        layer: the layer it belongs to.
+        support: exact for a Gaussian argument, approximate, or missing.
+    """
+
+    op: str
+    layer: str
+    support: Support
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What each node of a graph is, for one way to split the inputs into players.
+
+    Attributes:
+        graph: the network.
+        kinds: by node.
+        labels: owners of the elements of owned nodes (without the batch axis; a tuple for several results).
+        support: every operation that meets random values, in order.
+    """
+
+    graph: Graph
+    kinds: Mapping[fx.Node, Kind]
+    labels: Mapping[fx.Node, Any]
+    support: tuple[OpSupport, ...]
+
+    def require_rules(self) -> None:
+        """Refuse the network unless every operation has a rule.
+
+        Raises:
+            MissingRuleError: lists all operations without one, with their layers.
+        """
+        missing = [s for s in self.support if s.support is Support.MISSING]
+        if missing:
+            lines = "\n".join(f"  {s.op} (layer {s.layer})" for s in dict.fromkeys(missing))
+            raise MissingRuleError(
+                f"no moment rule for these operations on random values:\n{lines}\n"
+                "  Add a rule in dasp/rules/ (CONTRIBUTING.md shows how), or explain this model with "
+                "dasp.PermutationSampling() or dasp.Exact(), which need no rules."
+            )
+
+
+def make_plan(graph: Graph, labels: Sequence[Tensor], extra: Sequence[Any], rows: int) -> Plan:
+    """Mark what is random, and list every operation that meets it, before anything is propagated.
+
+    Args:
+        graph: the network.
+        labels: owners of the elements of each input, 1-based, 0 for nobody, (*input without batch axis).
+        extra: further arguments; tensors with `rows` rows follow the batch.
+        rows: number of rows of the inputs.
+    """
+    marker = _Marker(graph)
+    for node, owner in zip(graph.inputs, labels, strict=False):
+        marker.enter(node, owner.unsqueeze(0).expand(PLAN_ROWS, *owner.shape), Kind.OWNED)
+    for node, value in zip(graph.inputs[len(labels) :], extra, strict=True):
+        marker.enter(node, _first_rows(value, rows), Kind.PLAIN)
+    for node, value in graph.folded().items():
+        marker.enter(node, value, Kind.PLAIN)
+    for node in graph.nodes:
+        if node not in marker.kinds:
+            marker.mark(node)
+    return marker.plan()
+
+
+def _first_rows(value: Any, rows: int) -> Any:
+    if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == rows:
+        return value[:1].expand(PLAN_ROWS, *value.shape[1:])
+    return value
+
+
+class _Marker:
+    """The pass over the graph: owner labels stand in for owned values, empty tensors for random ones."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.kinds: dict[fx.Node, Kind] = {}
+        self.values: dict[fx.Node, Any] = {}
+        self.support: list[OpSupport] = []
+
+    def enter(self, node: fx.Node, value: Any, kind: Kind) -> None:
+        self.values[node] = value
+        self.kinds[node] = kind
+
+    def mark(self, node: fx.Node) -> None:
+        """Decide what one node is; all nodes before it are decided."""
+        kinds = {self.kinds[parent] for parent in node.all_input_nodes}
+        if node.target in SIZES or node.target in ASSERTIONS or kinds <= {Kind.PLAIN}:
+            self.enter(node, call(node, self.values), Kind.PLAIN)
+            return
+        if node.target is GETITEM:
+            source: Any = node.args[0]
+            self.enter(node, self.values[source][node.args[1]], self.kinds[source])
+            return
+        if Kind.RANDOM not in kinds:
+            owners = self._owners(node)
+            if owners is not None and (not isinstance(owners, Tensor) or self.graph.axis(node) is not None):
+                self.enter(node, owners, Kind.OWNED)
+                return
+        self._enter_random(node)
+
+    def _owners(self, node: fx.Node) -> Any:
+        """Owner labels of a node's result, None where players mix or nobody can tell.
+
+        Labels hold for every row, so they must not follow known values that differ from row to row.
+        """
+        if is_pointwise(node.target):
+            owned = [p for p in node.all_input_nodes if self.kinds[p] is Kind.OWNED]
+            shapes = [v.shape for p in node.all_input_nodes if isinstance(v := self.values[p], Tensor)]
+            return _one_owner([self.values[p] for p in owned], torch.broadcast_shapes(*shapes))
+        rule = RULES.find(node.target)
+        positions = [i for i, a in enumerate(node.args) if self._has(a, Kind.OWNED)]
+        if rule is None or not rule.accepts(positions, node.args):
+            return None
+        if isinstance(rule, LinearRule) and rule.build is not None:
+            args, kwargs = self._arguments(node)
+            return rule.build(args, kwargs, positions[0]).owners(args[positions[0]])
+        options = [a for i, a in enumerate(node.args) if i not in rule.positions]
+        if rule.owners is None or any(self._follows_rows(a) for a in (*options, *node.kwargs.values())):
+            return None
+        args = [self._labelled(a) if i in rule.positions else self._plain(a) for i, a in enumerate(node.args)]
+        return rule.owners(*args, **fx.node.map_arg(node.kwargs, self.values.__getitem__))
+
+    def _follows_rows(self, argument: Any) -> bool:
+        found: list[bool] = []
+        fx.node.map_arg(argument, lambda n: found.append(self.graph.axis(n) is not None))
+        return any(found)
+
+    def _enter_random(self, node: fx.Node) -> None:
+        rule = RULES.find(node.target)
+        positions = [i for i, a in enumerate(node.args) if self._has(a, Kind.OWNED) or self._has(a, Kind.RANDOM)]
+        hidden = any(self._has(a, Kind.OWNED) or self._has(a, Kind.RANDOM) for a in node.kwargs.values())
+        covered = rule is not None and not hidden and rule.accepts(positions, node.args)
+        support = Support.MISSING
+        if rule is not None and covered:
+            support = Support.EXACT if rule.exact else Support.APPROXIMATE
+        self.support.append(OpSupport(str(node.target), layer_of(node), support))
+        self.enter(node, self.graph.stand_in(node, PLAN_ROWS), Kind.RANDOM)
+
+    def _has(self, argument: Any, kind: Kind) -> bool:
+        found: list[bool] = []
+        fx.node.map_arg(argument, lambda n: found.append(self.kinds[n] is kind))
+        return any(found)
+
+    def _arguments(self, node: fx.Node) -> tuple[list[Any], dict[str, Any]]:
+        return (
+            list(fx.node.map_arg(node.args, self.values.__getitem__)),
+            dict(fx.node.map_arg(node.kwargs, self.values.__getitem__)),
+        )
+
+    def _plain(self, argument: Any) -> Any:
+        return fx.node.map_arg(argument, self.values.__getitem__)
+
+    def _labelled(self, argument: Any) -> Any:
+        def label(node: fx.Node) -> Any:
+            value = self.values[node]
+            if self.kinds[node] is Kind.PLAIN and isinstance(value, Tensor):
+                return torch.zeros_like(value, dtype=torch.long)
+            return value
+
+        return fx.node.map_arg(argument, label)
+
+    def plan(self) -> Plan:
+        """The finished plan."""
+        labels: dict[fx.Node, Any] = {}
+        for node, kind in self.kinds.items():
+            if kind is Kind.OWNED:
+                labels[node] = self._without_batch(node)
+        return Plan(self.graph, self.kinds, labels, tuple(self.support))
+
+    def _without_batch(self, node: fx.Node) -> Any:
+        value = self.values[node]
+        axis = self.graph.axis(node)
+        if not isinstance(value, Tensor) or axis is None:
+            return None
+        return value.select(axis, 0).clone()
+
+
+def _one_owner(labels: Sequence[Tensor], shape: torch.Size) -> Tensor | None:
+    """Labels of a pointwise result, None if two players meet in an element."""
+    result = torch.zeros(shape, dtype=torch.long, device=labels[0].device)
+    for label in labels:
+        other = label.expand(shape)
+        if bool(((result > 0) & (other > 0) & (result != other)).any()):
+            return None
+        result = torch.maximum(result, other)
+    return result
+
+
+def propagate(
+    plan: Plan, law: Law, off: Sequence[Tensor], on: Sequence[Tensor], extra: Sequence[Any], folded: Mapping[fx.Node, Any]
+) -> Gaussian:
+    """Moments of the network's result.
+
+    Args:
+        plan: what is random where.
+        law: distribution of the coalitions.
+        off: the inputs with all players absent, (rows, *input) each.
+        on: the inputs with all players present, (rows, *input) each.
+        extra: further arguments, for these rows.
+        folded: values of the constant nodes, from `Graph.folded`.
+
+    Returns:
+        Moments (rows, *out).
+    """
+    graph = plan.graph
+    env: dict[fx.Node, Any] = dict(folded)
+    for node, a, b in zip(graph.inputs, off, on, strict=False):
+        env[node] = Owned(a, b, plan.labels[node], 0)
+    env.update(zip(graph.inputs[len(off) :], extra, strict=True))
+    last = _last_uses(graph)
+    for node in graph.nodes:
+        if node not in env:
+            env[node] = _step(plan, law, node, env)
+        for done in last.get(node, ()):
+            if done is not graph.output:
+                env[done] = None
+    result = env[graph.output]
+    if isinstance(result, Owned):
+        return law.moments(result)
+    if isinstance(result, Tensor):
+        return Gaussian(result, None, torch.zeros_like(result))
+    if not isinstance(result, Gaussian):
+        raise CaptureError("the model does not return a tensor")
+    return result
+
+
+def _last_uses(graph: Graph) -> dict[fx.Node, list[fx.Node]]:
+    last: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        for parent in node.all_input_nodes:
+            last[parent] = node
+    uses: dict[fx.Node, list[fx.Node]] = {}
+    for parent, node in last.items():
+        uses.setdefault(node, []).append(parent)
+    return uses
+
+
+def _step(plan: Plan, law: Law, node: fx.Node, env: Mapping[fx.Node, Any]) -> Any:
+    kind = plan.kinds[node]
+    if kind is Kind.PLAIN:
+        return call(node, {p: _shaped(env[p]) for p in node.all_input_nodes})
+    if node.target is GETITEM:
+        source: Any = node.args[0]
+        item = env[source][node.args[1]]
+        return Owned(item.off, item.on, plan.labels[node], item.axis) if isinstance(item, Owned) else item
+    if kind is Kind.OWNED:
+        return _two_states(plan, node, env)
+    rule = RULES.find(node.target)
+    assert rule is not None  # the plan has been checked
+    axis = plan.graph.axis(node)
+    args = list(fx.node.map_arg(node.args, env.__getitem__))
+    kwargs = dict(fx.node.map_arg(node.kwargs, env.__getitem__))
+    if isinstance(rule, LinearRule) and rule.build is not None and axis is not None:
+        owned = [i for i, a in enumerate(args) if isinstance(a, Owned)]
+        if owned:
+            return law.meet(args[owned[0]], rule.build(args, kwargs, owned[0]), axis)
+    known: dict[int, Gaussian] = {}
+
+    def random(value: Any) -> Any:
+        if isinstance(value, Owned):  # the same value twice stays one operand
+            return known.setdefault(id(value), law.moments(value))
+        return value
+
+    args = [type(a)(random(b) for b in a) if isinstance(a, (list, tuple)) else random(a) for a in args]
+    return rule.apply(Context(law, axis), *args, **kwargs)
+
+
+def _shaped(value: Any) -> Any:
+    """A plain tensor with the shape of a value, for operations that read shapes."""
+    if isinstance(value, Owned):
+        return value.off
+    return value.mean if isinstance(value, Gaussian) else value
+
+
+def _two_states(plan: Plan, node: fx.Node, env: Mapping[fx.Node, Any]) -> Any:
+    """Run a node on both exact states."""
+
+    def state(name: str) -> Any:
+        def pick(parent: fx.Node) -> Any:
+            value = env[parent]
+            if isinstance(value, list):
+                return [getattr(v, name) if isinstance(v, Owned) else v for v in value]
+            return getattr(value, name) if isinstance(value, Owned) else value
+
+        args = fx.node.map_arg(node.args, pick)
+        kwargs = fx.node.map_arg(node.kwargs, pick)
+        return function_of(node)(*args, **kwargs)
+
+    with torch.no_grad():
+        off, on = state("off"), state("on")
+    axis = plan.graph.axis(node)
+    if isinstance(off, Tensor):
+        assert axis is not None
+        return Owned(off, on, plan.labels[node], axis)
+    return [
+        Owned(a, b, torch.empty(0), _item_axis(plan, node, i)) if isinstance(a, Tensor) else a
+        for i, (a, b) in enumerate(zip(off, on, strict=True))
+    ]
+
+
+def _item_axis(plan: Plan, node: fx.Node, index: int) -> int:
+    for user in node.users:
+        if user.target is GETITEM and user.args[1] == index:
+            axis = plan.graph.axis(user)
+            if axis is not None:
+                return axis
+    return 0

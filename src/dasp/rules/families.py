@@ -1,0 +1,203 @@
+"""Families of moment rules: most operations are one line in one of them.
+
+`moves` carry elements around, `linear` maps mix them linearly, `elementwise` functions act on each element alone.
+Edge cases that a whole family shares (dominant players, rounding) live here, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+
+from ..gaussian import Gaussian, Law, LinearMap
+from ..special import Moments
+from .registry import RULES, Rule
+
+MomentFunction = TypeVar("MomentFunction", bound=Callable[..., Moments])
+LinearBuilder = TypeVar("LinearBuilder", bound=Callable[..., LinearMap])
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a rule may ask beside its arguments.
+
+    Attributes:
+        law: the distribution of the coalitions.
+        axis: batch axis of the operation's result, None if the batch is folded into another axis.
+    """
+
+    law: Law
+    axis: int | None
+
+
+def elementwise(*ops: OpOverload, exact: bool) -> Callable[[MomentFunction], MomentFunction]:
+    """Register `function(mean, var, *parameters) -> Moments` as the rule of pointwise operations of one random argument.
+
+    Loadings follow Stein's lemma, `Cov(g(X), Y) = E[g'(X)] Cov(X, Y)`.
+
+    Raises:
+        ValueError: one of the operations has a rule already.
+    """
+
+    def register(function: MomentFunction) -> MomentFunction:
+        def apply(context: Context, value: Gaussian, *args: Any, **kwargs: Any) -> Gaussian:
+            return _pointwise(context, value, lambda m, v: function(m, v, *args, **kwargs))
+
+        for op in ops:
+            RULES.add(Rule(op, exact, apply))
+        return function
+
+    return register
+
+
+def _pointwise(context: Context, value: Gaussian, moments: Callable[[Tensor, Tensor], Moments]) -> Gaussian:
+    """`g(X)` for a value, given the moments of `g`."""
+    if value.factors is None:
+        result = moments(value.mean, value.rest)
+        return Gaussian(result.mean, None, result.var)
+    presence = context.law.factor_presence
+    if context.law.conditioned and presence is not None and context.axis is not None:
+        return _conditioned(value, value.factors, _along(presence, value.mean, context.axis), moments)
+    explained = value.explained
+    result = moments(value.mean, value.rest + explained)
+    rest = (result.var - result.slope.square() * explained).clamp(min=0)
+    return Gaussian(result.mean, result.slope * value.factors, rest)
+
+
+def _along(presence: Tensor, mean: Tensor, axis: int) -> Tensor:
+    """Presence (R, rows) with the axes of `(R, *mean)`, rows along `axis`."""
+    shape = [1] * mean.dim()
+    shape[axis] = presence.shape[1]
+    return presence.reshape(-1, *shape).expand(-1, *mean.shape)
+
+
+def _conditioned(
+    value: Gaussian, factors: Tensor, presence: Tensor, moments: Callable[[Tensor, Tensor], Moments]
+) -> Gaussian:
+    """`g(X)`, conditioned for every element on the player with the largest loading.
+
+    That player g is present with probability q; given its state X is Gaussian around `m + L_g sqrt((1-q)/q)` (present) or
+    `m - L_g sqrt(q/(1-q))` (absent) with variance `v - L_g^2`. The two results are mixed by the laws of total mean,
+    variance and covariance. Approximate in that the other players stay Gaussian; exact where g is alone.
+    """
+    square = factors.square()
+    top = square.detach().argmax(0, keepdim=True)  # (1, *s)
+    load = factors.gather(0, top)[0]
+    q = presence.gather(0, top)[0]
+    odds = ((1 - q) / q).sqrt()
+    others = (square.sum(0) - square.gather(0, top)[0]).clamp(min=0)
+    centres = torch.stack((value.mean + load * odds, value.mean - load / odds))
+    result = moments(centres, (value.rest + others).expand_as(centres))
+    on, off = result.mean
+    slope = q * result.slope[0] + (1 - q) * result.slope[1]
+    within = q * result.var[0] + (1 - q) * result.var[1]
+    loadings = (slope * factors).scatter(0, top, ((q * (1 - q)).sqrt() * (on - off)).unsqueeze(0))
+    rest = (within - slope.square() * others).clamp(min=0)
+    return Gaussian(off + q * (on - off), loadings, rest)
+
+
+@dataclass(frozen=True)
+class LinearRule(Rule):
+    """A rule whose operation is a `LinearMap` of its random argument.
+
+    Attributes:
+        build: `(args, kwargs, position) -> LinearMap`; the argument at `position` is the random one and is not read.
+    """
+
+    build: Callable[[Sequence[Any], dict[str, Any], int], LinearMap] | None = None
+
+
+def linear(*ops: OpOverload, positions: Sequence[int] = (0,)) -> Callable[[LinearBuilder], LinearBuilder]:
+    """Register `builder(op, position, args, **kwargs) -> LinearMap` for operations affine in one random argument; exact.
+
+    The builder gets all arguments; the one at `position` is the random one and must not be read.
+
+    Raises:
+        ValueError: one of the operations has a rule already.
+    """
+
+    def register(builder: LinearBuilder) -> LinearBuilder:
+        for op in ops:
+            RULES.add(_linear_rule(op, builder, tuple(positions)))
+        return builder
+
+    return register
+
+
+def _linear_rule(op: OpOverload, builder: Callable[..., LinearMap], positions: tuple[int, ...]) -> LinearRule:
+    def build(args: Sequence[Any], kwargs: dict[str, Any], position: int) -> LinearMap:
+        return builder(op, position, args, **kwargs)
+
+    def apply(context: Context, *args: Any, **kwargs: Any) -> Gaussian:
+        position = next(i for i, a in enumerate(args) if isinstance(a, Gaussian))
+        value: Gaussian = args[position]
+        return value.linear(build(args, kwargs, position))
+
+    return LinearRule(op, True, apply, positions, build=build)
+
+
+def moves(*ops: OpOverload, values: Sequence[int] = (0,), run: Callable[..., Any] | None = None) -> None:
+    """Register operations that only carry elements around; exact.
+
+    Args:
+        ops: the operations.
+        values: positions of the arguments that hold values (a tensor or a list of tensors); plain ones among them are
+            constants, so zero in variances, loadings and owners.
+        run: what to call instead of the operation itself, if its result must not depend on memory layout.
+
+    Raises:
+        ValueError: one of the operations has a rule already.
+    """
+    for op in ops:
+        RULES.add(_move_rule(op, tuple(values), run or op))
+
+
+def _move_rule(op: OpOverload, values: tuple[int, ...], run: Callable[..., Any]) -> Rule:
+    def apply(context: Context, *args: Any, **kwargs: Any) -> Any:
+        return _carry(run, args, kwargs, values)
+
+    def owners(*args: Any, **kwargs: Any) -> Any:
+        return run(*args, **kwargs)
+
+    return Rule(op, True, apply, values, len(values) > 1, owners)
+
+
+def _carry(run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], values: tuple[int, ...]) -> Any:
+    slots = [a for i in values if i < len(args) for a in (args[i] if isinstance(args[i], (list, tuple)) else [args[i]])]
+    random = [a for a in slots if isinstance(a, Gaussian)]
+    rank = next((a.factors.shape[0] for a in random if a.factors is not None), None)
+
+    def rebuilt(part: Callable[[Any], Any]) -> Any:
+        return run(
+            *[
+                (type(a)(part(b) for b in a) if isinstance(a, (list, tuple)) else part(a)) if i in values else a
+                for i, a in enumerate(args)
+            ],
+            **kwargs,
+        )
+
+    mean = rebuilt(lambda a: a.mean if isinstance(a, Gaussian) else a)
+    rest = rebuilt(lambda a: a.rest if isinstance(a, Gaussian) else _zero(a))
+    factors = None
+    if rank is not None:
+        loadings = [a.factors for a in random]  # every value of one law has the same factors
+
+        def one(*given: Tensor) -> Any:
+            queue = iter(given)
+            return rebuilt(lambda a: next(queue) if isinstance(a, Gaussian) else _zero(a))
+
+        factors = torch.vmap(one)(*loadings)
+    if isinstance(mean, Tensor):
+        return Gaussian(mean, factors, rest)
+    return [Gaussian(m, None if factors is None else factors[i], rest[i]) for i, m in enumerate(mean)]
+
+
+def _zero(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return torch.zeros_like(value)
+    return value

@@ -1,0 +1,78 @@
+"""Rules for operations that only carry elements around: views, permutations, joins, cuts, padding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..gaussian import Gaussian
+from .families import Context, moves
+from .registry import RULES, Rule
+
+aten = torch.ops.aten
+
+
+def _reshape(value: Tensor, shape: list[int]) -> Tensor:
+    return value.reshape(shape)
+
+
+def _same(value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return value
+
+
+def _cast(value: Tensor, *args: Any, dtype: torch.dtype | None = None, **kwargs: Any) -> Tensor:
+    """A copy in another floating dtype; labels, which are integers, stay as they are."""
+    return value.to(dtype) if dtype is not None and value.is_floating_point() else value
+
+
+moves(aten.view.default, aten.reshape.default, aten._unsafe_view.default, run=_reshape)
+moves(aten.clone.default, aten.contiguous.default, aten.alias.default, aten.detach.default, run=_same)
+moves(aten.lift_fresh_copy.default, run=_same)
+moves(aten._to_copy.default, run=_cast)
+moves(
+    aten.permute.default, aten.transpose.int, aten.t.default, aten.movedim.int, aten.expand.default,
+    aten.unsqueeze.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.flatten.using_ints,
+    aten.unflatten.int, aten.slice.Tensor, aten.select.int, aten.narrow.default, aten.diagonal.default,
+    aten.flip.default, aten.roll.default, aten.repeat.default, aten.split.Tensor, aten.split_with_sizes.default,
+    aten.unbind.int, aten.chunk.default, aten.index_select.default, aten.index.Tensor, aten.gather.default,
+    aten.as_strided.default, aten.unfold.default, aten.pixel_shuffle.default, aten.pixel_unshuffle.default,
+    aten.channel_shuffle.default, aten.tril.default, aten.triu.default,
+    aten.reflection_pad1d.default, aten.reflection_pad2d.default, aten.reflection_pad3d.default,
+    aten.replication_pad1d.default, aten.replication_pad2d.default, aten.replication_pad3d.default,
+    aten.upsample_nearest1d.default, aten.upsample_nearest2d.default, aten.upsample_nearest3d.default,
+    aten.upsample_nearest2d.vec,
+)  # fmt: skip
+moves(aten.cat.default, aten.stack.default)
+moves(aten.where.self, values=(1, 2))
+moves(aten.slice_scatter.default, aten.select_scatter.default, values=(0, 1))
+
+
+def _pad(context: Context, value: Gaussian, pad: list[int], fill: float = 0.0) -> Gaussian:
+    """Padding with a known number: that number in the mean, zero in variances and loadings; exact."""
+
+    def zeros(part: Tensor) -> Tensor:
+        return aten.constant_pad_nd(part, pad, 0.0)
+
+    return Gaussian(
+        aten.constant_pad_nd(value.mean, pad, fill), value.map_factors(zeros), zeros(value.rest)
+    )
+
+
+def _pad_owners(labels: Tensor, pad: list[int], fill: float = 0.0) -> Tensor:
+    return aten.constant_pad_nd(labels, pad, 0)
+
+
+def _masked_fill(context: Context, value: Gaussian, mask: Tensor, fill: float | Tensor) -> Gaussian:
+    """Known elements overwritten by a known number: no variance and no loadings there; exact."""
+
+    def zeros(part: Tensor) -> Tensor:
+        return part.masked_fill(mask, 0.0)
+
+    return Gaussian(value.mean.masked_fill(mask, fill), value.map_factors(zeros), zeros(value.rest))
+
+
+RULES.add(Rule(aten.constant_pad_nd.default, True, _pad, owners=_pad_owners))
+RULES.add(Rule(aten.masked_fill.Scalar, True, _masked_fill))
+RULES.add(Rule(aten.masked_fill.Tensor, True, _masked_fill))

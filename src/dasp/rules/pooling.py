@@ -1,0 +1,194 @@
+"""Rules for max pooling: windows taken apart one axis at a time, each a balanced tree of maxima of two (Clark, 1961)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+
+from ..gaussian import Gaussian
+from .clark import max_of_two
+from .families import Context
+from .registry import RULES, Rule
+
+aten = torch.ops.aten
+
+
+def larger(x: Gaussian, y: Gaussian) -> Gaussian:
+    """`max(X, Y)`: mean, variance and loadings of Clark (1961), equations 2 to 7; the result counts as Gaussian."""
+    result = max_of_two(x.mean, y.mean, x.var, y.var, x.covariance(y))
+    if x.factors is None or y.factors is None:
+        return Gaussian(result.mean, None, result.var)
+    factors = y.factors + result.weight * (x.factors - y.factors)
+    return Gaussian(result.mean, factors, (result.var - factors.square().sum(0)).clamp(min=0))
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """One member of every window along an axis; `valid` marks windows that have it (None: all), (size, 1...)."""
+
+    value: Gaussian
+    valid: Tensor | None
+
+
+def _larger_valid(a: _Candidate, b: _Candidate) -> _Candidate:
+    both = larger(a.value, b.value)
+    if a.valid is None and b.valid is None:
+        return _Candidate(both, None)
+    a_valid = torch.ones_like(b.valid) if a.valid is None and b.valid is not None else a.valid
+    b_valid = torch.ones_like(a.valid) if b.valid is None and a.valid is not None else b.valid
+    assert a_valid is not None and b_valid is not None
+
+    def choose(both_part: Tensor, a_part: Tensor, b_part: Tensor) -> Tensor:
+        return torch.where(a_valid & b_valid, both_part, torch.where(a_valid, a_part, b_part))
+
+    factors = None
+    if both.factors is not None and a.value.factors is not None and b.value.factors is not None:
+        factors = choose(both.factors, a.value.factors, b.value.factors)
+    merged = Gaussian(
+        choose(both.mean, a.value.mean, b.value.mean), factors, choose(both.rest, a.value.rest, b.value.rest)
+    )
+    return _Candidate(merged, a_valid | b_valid)
+
+
+def _tree(candidates: Sequence[_Candidate]) -> Gaussian:
+    level = list(candidates)
+    while len(level) > 1:
+        pairs = [_larger_valid(a, b) for a, b in zip(level[::2], level[1::2], strict=False)]
+        level = pairs + ([level[-1]] if len(level) % 2 else [])
+    return level[0].value
+
+
+def _each(value: Gaussian, f: Callable[[Tensor], Tensor]) -> Gaussian:
+    return Gaussian(f(value.mean), value.map_factors(f), f(value.rest))
+
+
+def _pool_axis(value: Gaussian, axis: int, members: list[list[int]], valid: list[list[bool]]) -> Gaussian:
+    """Maximum over windows along one axis.
+
+    Args:
+        value: the value to pool.
+        axis: the axis, counted from the end (negative).
+        members: positions of the members of every window, (window, size); any position where not valid.
+        valid: which members exist, (window, size).
+    """
+    shape = [-1] + [1] * (-axis - 1)
+    candidates = []
+    for positions, exists in zip(members, valid, strict=True):
+        if any(exists):
+            part = _each(value, partial(_take, axis=axis, positions=positions))
+            mask = None if all(exists) else torch.tensor(exists, device=value.mean.device).reshape(shape)
+            candidates.append(_Candidate(part, mask))
+    return _tree(candidates)
+
+
+def _take(part: Tensor, axis: int, positions: list[int]) -> Tensor:
+    """Elements at evenly spaced positions as a view where possible, else by index."""
+    steps = {b - a for a, b in pairwise(positions)}
+    step = min(steps, default=1)
+    if step > 0 and len(steps) <= 1:
+        index = [slice(None)] * (part.dim() + axis) + [slice(positions[0], positions[-1] + 1, step)]
+        return part[tuple(index)]
+    return part.index_select(part.dim() + axis, torch.tensor(positions, device=part.device))
+
+
+def _windows(
+    length: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool
+) -> tuple[list[list[int]], list[list[bool]]]:
+    """Positions and existence of the members of every pooling window along an axis, both (kernel, size)."""
+    span = dilation * (kernel - 1) + 1
+    steps = length + 2 * padding - span
+    size = (-(-steps // stride) if ceil_mode else steps // stride) + 1
+    if ceil_mode and (size - 1) * stride >= length + padding:
+        size -= 1  # a window must start inside the input or its left padding
+    at = [[w * stride - padding + k * dilation for w in range(size)] for k in range(kernel)]
+    return [[min(max(p, 0), length - 1) for p in row] for row in at], [[0 <= p < length for p in row] for row in at]
+
+
+def _spread(option: int | Sequence[int], space: int) -> list[int]:
+    options = [option] if isinstance(option, int) else list(option)
+    return options * space if len(options) == 1 else options
+
+
+def _plan(space: int, args: Sequence[Any]) -> tuple[list[int], list[int], list[int], list[int], bool]:
+    kernel, stride, padding, dilation, ceil_mode = (*args, *([], 0, 1, False)[len(args) - 1 :])
+    sizes = _spread(kernel, space)
+    return sizes, _spread(stride or sizes, space), _spread(padding, space), _spread(dilation, space), bool(ceil_mode)
+
+
+def _max_pool(space: int) -> Callable[..., Gaussian]:
+    def apply(context: Context, value: Gaussian, *args: Any) -> Gaussian:
+        kernel, stride, padding, dilation, ceil_mode = _plan(space, args)
+        for i in range(space):
+            axis = i - space
+            at, exists = _windows(value.mean.shape[axis], kernel[i], stride[i], padding[i], dilation[i], ceil_mode)
+            value = _pool_axis(value, axis, at, exists)
+        return value
+
+    return apply
+
+
+def _adaptive_max_pool(space: int) -> Callable[..., tuple[Gaussian, None]]:
+    def apply(context: Context, value: Gaussian, sizes: Sequence[int]) -> tuple[Gaussian, None]:
+        for i in range(space):
+            axis, size = i - space, sizes[i]
+            length = value.mean.shape[axis]
+            start = [(w * length) // size for w in range(size)]
+            end = [-((-(w + 1) * length) // size) for w in range(size)]
+            window = max(e - s for s, e in zip(start, end, strict=True))
+            at = [[min(s + k, length - 1) for s in start] for k in range(window)]
+            exists = [[s + k < e for s, e in zip(start, end, strict=True)] for k in range(window)]
+            value = _pool_axis(value, axis, at, exists)
+        return value, None
+
+    return apply
+
+
+def _owners(pool: Callable[..., Tensor]) -> Callable[..., Tensor | None]:
+    """Owners of the windows of `pool`, None if two players meet in one."""
+
+    def owners(labels: Tensor, *args: Any) -> Tensor | None:
+        nobody = labels == 0
+        highest = pool(labels.double(), *args)
+        lowest = -pool((-labels.double()).masked_fill(nobody, -torch.inf), *args)
+        if bool(((highest != lowest) & (highest > 0)).any()):
+            return None
+        return highest.long()
+
+    return owners
+
+
+def _register(op: OpOverload, apply: Callable[..., Any], *, indices: bool) -> None:
+    def values_only(labels: Tensor, *args: Any) -> Tensor:
+        result = op(labels, *args)
+        return result[0] if indices else result
+
+    def with_indices(labels: Tensor, *args: Any) -> Any:
+        found = _owners(values_only)(labels, *args)
+        return None if found is None else ((found, None) if indices else found)
+
+    RULES.add(Rule(op, False, apply, owners=with_indices))
+
+
+def _with_indices(apply: Callable[..., Gaussian]) -> Callable[..., tuple[Gaussian, None]]:
+    def both(context: Context, value: Gaussian, *args: Any) -> tuple[Gaussian, None]:
+        return apply(context, value, *args), None
+
+    return both
+
+
+_register(aten.max_pool1d.default, _max_pool(1), indices=False)
+_register(aten.max_pool2d.default, _max_pool(2), indices=False)
+_register(aten.max_pool3d.default, _max_pool(3), indices=False)
+_register(aten.max_pool1d_with_indices.default, _with_indices(_max_pool(1)), indices=True)
+_register(aten.max_pool2d_with_indices.default, _with_indices(_max_pool(2)), indices=True)
+_register(aten.max_pool3d_with_indices.default, _with_indices(_max_pool(3)), indices=True)
+_register(aten.adaptive_max_pool1d.default, _adaptive_max_pool(1), indices=True)
+_register(aten.adaptive_max_pool2d.default, _adaptive_max_pool(2), indices=True)
+_register(aten.adaptive_max_pool3d.default, _adaptive_max_pool(3), indices=True)
