@@ -9,17 +9,32 @@ integrated by `dasp.special.expect`, relative errors about 1e-9 for `s` up to 3 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..errors import MissingRuleError
-from ..special import Moments, Phi, expect, phi
+from ..jets import (
+    erf_jet,
+    gelu_jet,
+    gelu_tanh_jet,
+    log_sigmoid_jet,
+    mish_jet,
+    sigmoid_jet,
+    silu_jet,
+    softplus_jet,
+    tanh_jet,
+)
+from ..special import Jet, Moments, Phi, Polynomial, expect, phi
 from ..truncated import Piece, exponential_below, nonnegative, piecewise, rectified, segment, threshold_moments
 from .families import elementwise
 
 aten = torch.ops.aten
+
+VALUE: Polynomial = ((1.0, (1,)),)
+SQUARE: Polynomial = ((1.0, (2,)),)
+SLOPE: Polynomial = ((1.0, (0, 1)),)
 
 
 @elementwise(aten.relu.default, exact=True)
@@ -158,89 +173,43 @@ def _elu_narrow(m: Tensor, v: Tensor, p: float, n: float, c: float, k: Tensor) -
     return first, second, p * upper[0] + beta * lower[0] + 2 * gamma * lower[1]
 
 
-def smooth(function: Callable[[Tensor], tuple[Tensor, Tensor]], m: Tensor, v: Tensor) -> Moments:
+def smooth(jet: Jet, m: Tensor, v: Tensor) -> Moments:
     """Moments of a smooth `g` by quadrature, centred at `c = g(m)` so that a large mean costs no digits:
 
     E = c + E[g - c],  Var = E[(g - c)^2] - E[g - c]^2,  slope = E g'.
 
     Args:
-        function: `x -> (g(x), g'(x))`, both infinitely differentiable at every point.
+        jet: `g` and its derivatives, see `dasp.jets`.
         m: means (*s).
         v: variances (*s).
     """
-    centre = function(m.detach())[0]
-
-    def integrand(x: Tensor, c: Tensor) -> tuple[Tensor, ...]:
-        value, slope = function(x)
-        d = value - c
-        return d, d.square(), slope
-
-    first, second, slope = expect(integrand, m, v, centre)
+    centre = jet(m.detach(), 0)[0]
+    first, second, slope = expect(jet, (VALUE, SQUARE, SLOPE), m, v, centre)
     return Moments(centre + first, nonnegative(second - first.square()), slope)
-
-
-def _sigmoid(x: Tensor) -> tuple[Tensor, Tensor]:
-    p = torch.sigmoid(x)
-    return p, p * (1 - p)
-
-
-def _tanh(x: Tensor) -> tuple[Tensor, Tensor]:
-    y = torch.tanh(x)
-    return y, 1 - y * y
-
-
-def _silu(x: Tensor) -> tuple[Tensor, Tensor]:
-    p = torch.sigmoid(x)
-    y = x * p
-    return y, p + y * (1 - p)
-
-
-def _log1p_exp(x: Tensor) -> Tensor:
-    """`log(1 + exp(x))` without overflow, smooth to any order of differentiation also at 0."""
-    up = x > 0
-    high = torch.where(up, x, 0.0)
-    return torch.where(up, high + torch.log1p(torch.exp(-high)), torch.log1p(torch.exp(torch.where(up, 0.0, x))))
-
-
-def _mish(x: Tensor) -> tuple[Tensor, Tensor]:
-    t, p = torch.tanh(_log1p_exp(x)), torch.sigmoid(x)
-    return x * t, t + x * p * (1 - t * t)
-
-
-def _gelu(x: Tensor) -> tuple[Tensor, Tensor]:
-    p = Phi(x)
-    return x * p, p + x * phi(x)
-
-
-def _gelu_tanh(x: Tensor) -> tuple[Tensor, Tensor]:
-    k, c = math.sqrt(2 / math.pi), 0.044715
-    square = x * x
-    t = torch.tanh(k * x * (1 + c * square))
-    return 0.5 * x * (1 + t), 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * k * (1 + 3 * c * square)
 
 
 @elementwise(aten.sigmoid.default, exact=False)
 def sigmoid(m: Tensor, v: Tensor) -> Moments:
     """1 / (1 + exp(-X)); by quadrature."""
-    return smooth(_sigmoid, m, v)
+    return smooth(sigmoid_jet, m, v)
 
 
 @elementwise(aten.tanh.default, exact=False)
 def tanh(m: Tensor, v: Tensor) -> Moments:
     """tanh(X); by quadrature."""
-    return smooth(_tanh, m, v)
+    return smooth(tanh_jet, m, v)
 
 
 @elementwise(aten.silu.default, exact=False)
 def silu(m: Tensor, v: Tensor) -> Moments:
     """X sigmoid(X); by quadrature."""
-    return smooth(_silu, m, v)
+    return smooth(silu_jet, m, v)
 
 
 @elementwise(aten.mish.default, exact=False)
 def mish(m: Tensor, v: Tensor) -> Moments:
     """X tanh(log(1 + exp(X))); by quadrature."""
-    return smooth(_mish, m, v)
+    return smooth(mish_jet, m, v)
 
 
 @elementwise(aten.softplus.default, exact=False)
@@ -258,13 +227,13 @@ def softplus(m: Tensor, v: Tensor, beta: float = 1.0, threshold: float = 20.0) -
             f"no moment rule for softplus with threshold {threshold}, which makes it jump by up to "
             f"{math.exp(-threshold) / beta:.2g}; use a threshold of 10 or more (the default is 20)"
         )
-    return smooth(lambda x: (_log1p_exp(beta * x) / beta, torch.sigmoid(beta * x)), m, v)
+    return smooth(partial(softplus_jet, beta=beta), m, v)
 
 
 @elementwise(aten.log_sigmoid.default, exact=False)
 def log_sigmoid(m: Tensor, v: Tensor) -> Moments:
     """-log(1 + exp(-X)); by quadrature."""
-    return smooth(lambda x: (-_log1p_exp(-x), torch.sigmoid(-x)), m, v)
+    return smooth(log_sigmoid_jet, m, v)
 
 
 @elementwise(aten.gelu.default, exact=False)
@@ -276,20 +245,20 @@ def gelu(m: Tensor, v: Tensor, *, approximate: str = "none") -> Moments:
     the variance, and all of the tanh form, by quadrature.
     """
     if approximate == "tanh":
-        return smooth(_gelu_tanh, m, v)
+        return smooth(gelu_tanh_jet, m, v)
     t = (1 + v).sqrt()
     b = m / t
     p, density = Phi(b), phi(b)
     mean = m * p + v / t * density
-    centre = _gelu(m.detach())[0]
-    (second,) = expect(lambda x, c: ((x * Phi(x) - c).square(),), m, v, centre)
+    centre = gelu_jet(m.detach(), 0)[0]
+    (second,) = expect(gelu_jet, (SQUARE,), m, v, centre)
     return Moments(mean, nonnegative(second - (mean - centre).square()), p + b * density * (1 - v / t.square()))
 
 
 @elementwise(aten.erf.default, exact=False)
 def erf(m: Tensor, v: Tensor) -> Moments:
     """erf(X); by quadrature."""
-    return smooth(lambda x: (torch.erf(x), 2 / math.sqrt(math.pi) * torch.exp(-x * x)), m, v)
+    return smooth(erf_jet, m, v)
 
 
 @elementwise(aten.exp.default, exact=True)

@@ -1,0 +1,39 @@
+# One environment, four commands. Uses .venv if there is one, else an activated environment, else makes .venv.
+PYTHON ?= python3
+VENV := $(if $(wildcard .venv/bin/python),.venv,$(or $(VIRTUAL_ENV),.venv))
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.dasp-installed
+
+.PHONY: help explain picture test lint bench clean
+
+help:
+	@echo "make explain   train a small CNN on the handwritten digits, explain 100 images, print measured errors"
+	@echo "make test      ruff, strict types and all tests"
+	@echo "make lint      ruff and strict types only"
+	@echo "make bench     measure every estimator on real data (benchmarks/frontier.py)"
+	@echo "make picture   draw the picture in README.md"
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet -c constraints.txt setuptools
+	$(PY) -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev]'
+	touch $@
+
+explain: $(STAMP)
+	$(PY) examples/digits.py
+
+picture: $(STAMP)
+	$(PY) examples/digits.py --picture docs/digits.png
+
+lint: $(STAMP)
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+test: lint
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2
+
+bench: $(STAMP)
+	$(PY) benchmarks/frontier.py
+
+clean:
+	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

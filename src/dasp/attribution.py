@@ -1,0 +1,284 @@
+"""The result of an explanation: values, what they add up to, and everything that was chosen."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .errors import DataFileError, InputError, MissingExtraError, OutputFileError
+from .game import Players
+
+if TYPE_CHECKING:
+    import pandas
+
+    from .audit import Audit
+
+FORMAT = 1
+RESERVED = ("sample", "target", "base_value", "output", "gap")
+
+
+class Auditor(Protocol):
+    """Measures the error of values (B, T, n); the explainer binds `dasp.audit.audit` to the game it played."""
+
+    def __call__(self, values: Tensor, *, evaluations: int, seed: int, confidence: float, progress: bool) -> Audit:
+        """Audit (B, T, n)."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Attribution:
+    """Shapley values of a batch of B rows.
+
+    Attributes:
+        values: (B, *shape) when every element is a player, a tuple of these when the inputs were a tuple; (B, n) when
+            players were given. Several targets add an axis T after the rows.
+        base_value: the output at the baseline, (B,) or (B, T).
+        output: the output at the input, (B,) or (B, T).
+        gap: completeness gap (sum of values - (output - base_value)) / sum of |values|, signed; 0 when both are 0.
+            (B,) or (B, T).
+        standard_errors: as `values`, or None where the method has none.
+        inputs: the inputs, a tuple of (B, *shape).
+        baselines: the baselines, a tuple of (1 or B, *shape).
+        players: who owns which element.
+        target: the target as it was asked, in types JSON can hold.
+        targets: int64 (1 or B, T, k), the target as indices into the k output axes.
+        feature_names: one name per player, or None.
+        method: the estimator's class name.
+        settings: every option of the method, defaults and choices included.
+        evaluations: plain network evaluations per row.
+        propagations: propagated passes per row.
+        seconds: wall time by part, "total" among them.
+        as_tuple: whether the inputs came as a tuple, so that `as_input` gives one.
+    """
+
+    values: Tensor | tuple[Tensor, ...]
+    base_value: Tensor
+    output: Tensor
+    gap: Tensor
+    standard_errors: Tensor | tuple[Tensor, ...] | None
+    inputs: tuple[Tensor, ...]
+    baselines: tuple[Tensor, ...]
+    players: Players
+    target: Any
+    targets: Tensor
+    feature_names: tuple[str, ...] | None
+    method: str
+    settings: dict[str, Any]
+    evaluations: float
+    propagations: float
+    seconds: dict[str, float]
+    as_tuple: bool = False
+    auditor: Auditor | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        gap = float(self.gap.abs().max())
+        return (
+            f"Attribution({self.method}, rows={len(self.base_value)}, players={self.players.count}, "
+            f"targets={self.targets.shape[1]}, largest gap={gap:.2g}, evaluations={self.evaluations:g}, "
+            f"propagations={self.propagations:g})"
+        )
+
+    @property
+    def several(self) -> bool:
+        """Whether several targets were asked, so that tensors carry a targets axis after the rows."""
+        return self.base_value.ndim == 2
+
+    @property
+    def per_player(self) -> Tensor:
+        """The values as (B, T, n), whatever was asked."""
+        return self._flat(self.values)
+
+    @property
+    def player_names(self) -> tuple[str, ...]:
+        """One name per player: the feature names, the players' own, or the element's index in its input."""
+        if self.feature_names is not None:
+            return self.feature_names
+        if self.players.names is not None:
+            return self.players.names
+        names = []
+        for i, label in enumerate(self.players.labels):
+            stem = "x" if len(self.players.labels) == 1 else f"x{i}"
+            at = torch.cartesian_prod(*(torch.arange(s) for s in label.shape)) if label.ndim else torch.zeros(1, 0)
+            names += [f"{stem}{index}" for index in at.reshape(label.numel(), -1).tolist()]
+        return tuple(names)
+
+    def as_input(self) -> Tensor | tuple[Tensor, ...]:
+        """The values in the inputs' shapes; each element carries its player's whole value, as in captum."""
+        if not self.players.grouped:
+            return self.values
+        assert isinstance(self.values, Tensor)
+        spread = self.players.spread(self.values)
+        return spread if self.as_tuple else spread[0]
+
+    def audit(
+        self, evaluations: int = 2000, *, seed: int = 0, confidence: float = 0.95, progress: bool = False
+    ) -> Audit:
+        """Measure the error of these values without knowing the truth; see `dasp.audit.audit`.
+
+        Raises:
+            InputError: the attribution was loaded from a file, so there is no model to evaluate.
+            CostError: too few evaluations for an interval; the message says how many are needed.
+        """
+        if self.auditor is None:
+            raise InputError(
+                "audit: this attribution came from a file and carries no model. Explain again, then audit, "
+                "or audit before saving."
+            )
+        return self.auditor(
+            self.per_player, evaluations=evaluations, seed=seed, confidence=confidence, progress=progress
+        )
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A pandas DataFrame: one row for each sample and target, one column for each player.
+
+        Columns: sample, target, the players by name, base_value, output, gap.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise MissingExtraError("to_frame needs pandas: pip install 'dasp[table]'.") from None
+        rows, count, n = self.per_player.shape
+        index = self.targets.expand(rows, -1, -1).reshape(rows * count, -1).tolist()
+        left = pandas.DataFrame(
+            {
+                "sample": [row for row in range(rows) for _ in range(count)],
+                "target": [i[0] if len(i) == 1 else str(tuple(i)) if i else "" for i in index],
+            }
+        )
+        values = self.per_player.reshape(rows * count, n).cpu().numpy()
+        middle = pandas.DataFrame(values, columns=list(self.player_names))
+        ends = {"base_value": self.base_value, "output": self.output, "gap": self.gap}
+        right = pandas.DataFrame({name: end.reshape(-1).cpu().numpy() for name, end in ends.items()})
+        return pandas.concat([left, middle, right], axis=1)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write everything but the model to one safetensors file, whose metadata hold the settings as JSON.
+
+        ".safetensors" is added to a path without it. The file appears whole or not at all.
+
+        Returns:
+            The path that was written.
+
+        Raises:
+            OutputFileError: the path cannot be written.
+        """
+        path = _with_suffix(path)
+        tensors = {"base_value": self.base_value, "output": self.output, "gap": self.gap, "targets": self.targets}
+        several = {"values": self.values, "inputs": self.inputs, "baselines": self.baselines}
+        if self.standard_errors is not None:
+            several["standard_errors"] = self.standard_errors
+        several["labels"] = self.players.labels
+        for name, group in several.items():
+            for i, tensor in enumerate(group if isinstance(group, tuple) else (group,)):
+                tensors[f"{name}.{i}"] = tensor
+        about = {
+            "format": FORMAT,
+            "split": isinstance(self.values, tuple),
+            "as_tuple": self.as_tuple,
+            "count": self.players.count,
+            "grouped": self.players.grouped,
+            "names": self.players.names,
+            "target": self.target,
+            "feature_names": self.feature_names,
+            "method": self.method,
+            "settings": self.settings,
+            "evaluations": self.evaluations,
+            "propagations": self.propagations,
+            "seconds": self.seconds,
+        }
+        # Cloned, for safetensors refuses tensors that share memory.
+        plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+        try:
+            _write_whole(path, plain, {"dasp": json.dumps(about)})
+        except (OSError, SafetensorError) as error:
+            raise OutputFileError(f"cannot write the attribution to {path}: {error}") from error
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Attribution:
+        """Read what `save` wrote; tensors are on the CPU, and `audit` is not possible.
+
+        Raises:
+            DataFileError: the file is missing, corrupt, or not an attribution.
+        """
+        path = _with_suffix(path)
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                names = file.keys()
+                tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
+        except (OSError, SafetensorError) as error:
+            raise DataFileError(f"cannot read an attribution from {path}: {error}") from error
+        if "dasp" not in metadata:
+            raise DataFileError(f"{path} is a safetensors file, but not an attribution saved by dasp.")
+        about = json.loads(metadata["dasp"])
+        if about["format"] != FORMAT:
+            raise DataFileError(f"{path} has format {about['format']}; this version of dasp reads format {FORMAT}.")
+
+        def group(name: str) -> tuple[Tensor, ...]:
+            return tuple(tensors[f"{name}.{i}"] for i in range(sum(key.startswith(f"{name}.") for key in tensors)))
+
+        def shaped(name: str) -> Tensor | tuple[Tensor, ...]:
+            return group(name) if about["split"] else group(name)[0]
+
+        players = Players(group("labels"), about["count"], about["grouped"], _names(about["names"]))
+        return cls(
+            values=shaped("values"),
+            base_value=tensors["base_value"],
+            output=tensors["output"],
+            gap=tensors["gap"],
+            standard_errors=shaped("standard_errors") if group("standard_errors") else None,
+            inputs=group("inputs"),
+            baselines=group("baselines"),
+            players=players,
+            target=about["target"],
+            targets=tensors["targets"],
+            feature_names=_names(about["feature_names"]),
+            method=about["method"],
+            settings=about["settings"],
+            evaluations=about["evaluations"],
+            propagations=about["propagations"],
+            seconds=about["seconds"],
+            as_tuple=about["as_tuple"],
+        )
+
+    def _flat(self, values: Tensor | tuple[Tensor, ...]) -> Tensor:
+        parts = values if isinstance(values, tuple) else (values,)
+        lead = 2 if self.several else 1
+        flat = torch.cat([part.reshape(*part.shape[:lead], -1) for part in parts], dim=-1)
+        return flat if self.several else flat.unsqueeze(1)
+
+
+def _names(names: list[str] | None) -> tuple[str, ...] | None:
+    return None if names is None else tuple(names)
+
+
+def _with_suffix(path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    return path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")
+
+
+def _write_whole(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write beside `path` and rename, so that an interrupt leaves no half file."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    try:
+        save_file(tensors, name, metadata=metadata)
+        # mkstemp makes the file private; a result should have the rights that any new file has here.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)

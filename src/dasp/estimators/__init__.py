@@ -1,0 +1,7 @@
+"""Ways to compute Shapley values: one file each."""
+
+from .base import Estimate as Estimate
+from .base import Estimator as Estimator
+from .exact import Exact as Exact
+from .propagation import Propagation as Propagation
+from .sampling import PermutationSampling as PermutationSampling

@@ -1,0 +1,69 @@
+"""The active subspace: which directions of the players' noise a network responds to."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..game import Game, take_rows
+
+SAMPLES_PER_DIRECTION = 4
+
+
+def active_directions(game: Game, rows: Tensor, rank: int, *, seed: int) -> Tensor:
+    """Orthonormal directions over players that capture most of `(x - b) * grad f` at random coalitions.
+
+    The top left singular vectors of the gradients at `4 * rank` coalitions, in complementary pairs, the same coalitions for
+    every row (Constantine, 2015, section 1.2, with coalitions in place of a density). With several targets the coalitions
+    take turns.
+
+    Args:
+        game: the games.
+        rows: which of them.
+        rank: number of directions R.
+        seed: of the coalitions.
+
+    Returns:
+        (rows, n, R).
+
+    Raises:
+        NotDifferentiableError: the model has no gradient.
+    """
+    n, samples = game.players.count, SAMPLES_PER_DIRECTION * rank
+    generator = torch.Generator().manual_seed(seed)
+    half = torch.rand(samples // 2, n, generator=generator) < torch.rand(samples // 2, 1, generator=generator)
+    coalitions = torch.cat((half, ~half)).to(game.device)
+    size = max(1, game.chunk // 3)  # a gradient keeps what a forward pass can drop
+    step = max(1, size // samples)
+    parts = []
+    for some in rows.split(step):
+        gradients = torch.cat([_gradients(game, some, c, i) for i, c in _numbered(coalitions, max(1, size // len(some)))], 1)
+        # Left singular vectors from the smaller Gram matrix; QR restores orthogonality lost to rounding.
+        _, vectors = torch.linalg.eigh(gradients @ gradients.mT)
+        combined = gradients.mT @ vectors[..., -rank:]
+        parts.append(torch.linalg.qr(combined.flip(-1)).Q)
+    return torch.cat(parts)
+
+
+def _numbered(coalitions: Tensor, size: int) -> list[tuple[int, Tensor]]:
+    return [(i * size, c) for i, c in enumerate(coalitions.split(size))]
+
+
+def _gradients(game: Game, rows: Tensor, coalitions: Tensor, start: int) -> Tensor:
+    """`(x - b) * grad f` at coalitions, summed over the elements of each player, (rows, M, n)."""
+    index = rows.repeat_interleave(len(coalitions))
+    masked, steps = [], []
+    for z, x, b in zip(game.players.spread(coalitions), game.inputs, game.baselines, strict=True):
+        base = b.expand_as(x)[rows].unsqueeze(1)
+        masked.append(torch.where(z.unsqueeze(0), x[rows].unsqueeze(1), base).flatten(0, 1).requires_grad_())
+        steps.append((x[rows].unsqueeze(1) - base).expand(-1, len(coalitions), *x.shape[1:]).flatten(0, 1))
+    outputs = game.model.forward(*masked, *take_rows(game.extra, index, game.batch))
+    values = game.targets.select(outputs, index)  # (rows * M, T)
+    turn = (torch.arange(len(coalitions), device=game.device) + start) % game.targets.count
+    chosen = values.gather(1, turn.repeat(len(rows)).unsqueeze(1))
+    gradients = torch.autograd.grad(chosen.sum(), masked, allow_unused=True)
+    total = torch.zeros(len(index), game.players.count, dtype=game.dtype, device=game.device)
+    for gradient, step, label in zip(gradients, steps, game.players.labels, strict=True):
+        if gradient is not None:
+            total = total.index_add(1, label.flatten(), (gradient * step).flatten(1))
+    return total.unflatten(0, (len(rows), -1))

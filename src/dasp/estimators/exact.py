@@ -1,0 +1,102 @@
+"""Exact Shapley values by enumeration of all 2^n coalitions."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..errors import CostError
+from ..game import Game
+from .base import Estimate, Estimator
+
+LARGEST = 24
+# A coalition is the bits of an int64, and 2^62 evaluations end no sooner than the sun does.
+LARGEST_FORCED = 62
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exact(Estimator):
+    """Every coalition is evaluated once (Shapley 1953):
+
+        phi_i = sum over S without i of |S|! (n - |S| - 1)! / n! * (v(S + i) - v(S))
+
+    2^n evaluations a row, in chunks under the explainer's memory bound; sums in float64.
+
+    Attributes:
+        force: allow more than 24 players.
+    """
+
+    force: bool = False
+
+    def estimate(self, game: Game, *, progress: bool = False) -> Estimate:
+        """Exact values of `game`, without standard errors.
+
+        Raises:
+            CostError: more than 24 players and not forced (or more than 62); the message carries the cost.
+        """
+        n, rows = game.players.count, torch.arange(game.batch, device=game.device)
+        if n > LARGEST_FORCED or (n > LARGEST and not self.force):
+            raise CostError(_cost(game))
+        total = 2**n
+        base = game.base_values.double().unsqueeze(1)  # (B, 1, T)
+        values = torch.zeros(game.batch, game.targets.count, n, dtype=torch.float64, device=game.device)
+        step = max(1, game.chunk // game.batch)
+        with tqdm(total=total, disable=not progress, unit="coalition") as bar:
+            for start in range(0, total, step):
+                coalitions = _coalitions(start, min(start + step, total), n, game.device)
+                # v(S) is taken from v(no one), which the weights cancel, so that a large offset costs no digits.
+                gains = game.table(coalitions, rows).double() - base  # (B, M, T)
+                values += torch.einsum("bmt,mn->btn", gains, shapley_weights(coalitions))
+                bar.update(len(coalitions))
+        return Estimate(values, None, float(total), {"force": self.force})
+
+
+def _coalitions(start: int, stop: int, n: int, device: torch.device) -> Tensor:
+    numbers = torch.arange(start, stop, device=device).unsqueeze(1)
+    return (numbers >> torch.arange(n, device=device)) & 1 == 1  # (stop - start, n)
+
+
+def shapley_weights(coalitions: Tensor) -> Tensor:
+    """The weight of v(S) in phi_i, for coalitions (M, n) bool to (M, n) float64, so that phi = sum over all S of it.
+
+    (|S| - 1)! (n - |S|)! / n! for the members of S, -|S|! (n - |S| - 1)! / n! for the others.
+    """
+    n = coalitions.shape[1]
+    marginal = [1 / (n * math.comb(n - 1, size)) for size in range(n)]
+    inside = torch.tensor([0.0, *marginal], dtype=torch.float64, device=coalitions.device)
+    outside = torch.tensor([*marginal, 0.0], dtype=torch.float64, device=coalitions.device)
+    size = coalitions.sum(1)
+    return torch.where(coalitions, inside[size].unsqueeze(1), -outside[size].unsqueeze(1))
+
+
+def _cost(game: Game) -> str:
+    n = game.players.count
+    total = game.batch * 2**n
+    count = min(game.chunk, 256)
+    coalitions = torch.rand(count, n, device=game.device) < 0.5
+    rows = torch.zeros(1, dtype=torch.int64, device=game.device)
+    game.table(coalitions, rows)
+    start = time.perf_counter()
+    game.table(coalitions, rows).sum().item()
+    seconds = (time.perf_counter() - start) / count * total
+    forced = "Exact(force=True) does it anyway" if n <= LARGEST_FORCED else f"{LARGEST_FORCED} players are the limit"
+    return (
+        f"exact enumeration of {n} players takes {_amount(2**n)} evaluations a row, for {game.batch} row(s) about "
+        f"{_duration(seconds)} here. {forced}; group elements into at most {LARGEST} players, or use another estimator."
+    )
+
+
+def _amount(count: int) -> str:
+    return f"{count:,}" if count < 10**15 else f"{float(count):.1e}" if count < 1e300 else f"2^{count.bit_length() - 1}"
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("years", 31_557_600), ("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.1f} seconds"

@@ -1,0 +1,321 @@
+"""The flagship: moments propagated at a few quadrature nodes, every player read off one backward pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..errors import InputError, MemoryBoundError
+from ..game import Game, take_rows
+from ..graph import Graph
+from ..law import FULL, CoalitionLaw
+from ..memory import peak_bytes
+from ..propagate import Plan, make_plan, propagate
+from ..special import legendre, lobatto
+from .base import Estimate, Estimator
+from .directions import active_directions
+
+LOBATTO = "lobatto"
+LEGENDRE = "legendre"
+FULL_PLAYERS = 64
+"""Up to this many players, every player has a factor of its own and the exact ends are affordable."""
+DEFAULT_RANK = 64
+MOST_PLAYERS_WITH_RANK = 4096
+MOST_ROWS = 4096
+"""Rows (samples times nodes times states) in one pass; more gains nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Propagation(Estimator):
+    """Deep approximate Shapley propagation, by one backward pass for all players.
+
+    `phi_i = integral over q of dF/dq_i(q, ..., q)` (Owen, 1972), where F is the multilinear extension of the game. F is
+    approximated by propagating the moments of random coalitions through the network (Ancona, Oztireli and Gross, 2019), the
+    integral by quadrature, the derivatives by automatic differentiation.
+
+    Attributes:
+        nodes: number of quadrature nodes, at least 1 (Lobatto: at least 2, both ends among them); None chooses 5 for up to
+            64 players and 4 beyond.
+        rule: "legendre", or "lobatto", whose two ends are exact and cost 2 n plain evaluations a row; None chooses
+            Lobatto for up to 64 players.
+        rank: factors that carry covariance: 0 for none, "full" for one a player, a number for an active subspace of that
+            size; None chooses "full" for up to 64 players, then 64, then 0 from 4,097 players on, less if the memory bound
+            asks for it.
+        mixture: number h of players whose 2^h states are enumerated instead of approximated; n of them is exact.
+        condition: whether nonlinearities condition on the player that dominates an element; needs rank "full"; None
+            conditions where it can.
+        seed: of the random coalitions that the active subspace is found with.
+    """
+
+    nodes: int | None = None
+    rule: str | None = None
+    rank: int | str | None = None
+    mixture: int = 0
+    condition: bool | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rule not in (None, LEGENDRE, LOBATTO):
+            raise InputError(f"rule is 'legendre', 'lobatto' or None, got {self.rule!r}")
+        if self.nodes is not None and self.nodes < (2 if self.rule == LOBATTO else 1):
+            raise InputError(f"nodes must be at least {2 if self.rule == LOBATTO else 1}, got {self.nodes}")
+        if isinstance(self.rank, str) and self.rank != FULL or isinstance(self.rank, int) and self.rank < 0:
+            raise InputError(f"rank is a number of factors, 'full' or None, got {self.rank!r}")
+        if self.mixture < 0:
+            raise InputError(f"mixture is a number of players, got {self.mixture}")
+        if self.condition and self.rank not in (None, FULL):
+            raise InputError(
+                f"condition=True needs a factor for every player, and rank is {self.rank!r}; set rank='full' or leave it out"
+            )
+
+    def estimate(self, game: Game, *, progress: bool = False) -> Estimate:
+        """Shapley values of every row, target and player.
+
+        Raises:
+            CaptureError: the network cannot be captured as one graph.
+            MissingRuleError: an operation on random values has no rule.
+            MemoryBoundError: one row at one node does not fit the memory bound with the rank asked for.
+        """
+        work = _Work.prepare(self, game)
+        parts = []
+        bar = tqdm(total=game.batch, desc="propagating", unit="row", disable=not progress)
+        with torch.inference_mode(False), torch.enable_grad(), bar:
+            for rows in torch.arange(game.batch, device=game.device).split(work.rows_at_once):
+                parts.append(work.values(rows))
+                bar.update(len(rows))
+        options = work.options
+        settings = {
+            "nodes": options.nodes, "rule": options.rule, "rank": options.rank, "mixture": options.mixture,
+            "condition": options.condition, "seed": options.seed, "rows_at_once": work.rows_at_once,
+            "nodes_at_once": work.nodes_at_once,
+        }  # fmt: skip
+        return Estimate(torch.cat(parts), None, work.evaluations, settings, work.propagations)
+
+
+@dataclass(frozen=True)
+class _Nodes:
+    """Quadrature of the inner nodes by propagation, and the weight of the two exact ends (0: none)."""
+
+    inner: Tensor
+    weights: Tensor
+    end: float
+
+
+def _quadrature(options: Propagation, game: Game) -> _Nodes:
+    count = options.nodes or 1
+    rule = (lobatto if options.rule == LOBATTO else legendre)(count)
+    points = torch.as_tensor(rule.nodes, dtype=game.dtype, device=game.device)
+    weights = torch.as_tensor(rule.weights, dtype=game.dtype, device=game.device)
+    if options.rule == LOBATTO:
+        return _Nodes(points[1:-1], weights[1:-1], float(weights[0]))
+    return _Nodes(points, weights, 0.0)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One estimate under way: everything that is the same for all chunks of rows."""
+
+    options: Propagation
+    game: Game
+    graph: Graph
+    plan: Plan
+    nodes: _Nodes
+    rows_at_once: int
+    nodes_at_once: int
+
+    @classmethod
+    def prepare(cls, options: Propagation, game: Game) -> _Work:
+        graph = game.model.capture(game.inputs, game.extra)
+        labels = tuple(label + 1 for label in game.players.labels)
+        plan = make_plan(graph, labels, game.extra, game.batch)
+        plan.require_rules()
+        n = game.players.count
+        if options.mixture > n:
+            raise InputError(f"mixture is {options.mixture}, and there are only {n} players")
+        per_row, per_factor = _bytes(game, plan)
+        options = _chosen(options, n, per_row, per_factor, game.memory)
+        nodes = _quadrature(options, game)
+        each = per_row + per_factor * _factors(options.rank, n)
+        states = 2**options.mixture
+        fit = int(game.memory / each)
+        if fit < states:
+            raise MemoryBoundError(
+                f"one row at one node needs {each * states / 2**20:,.0f} MiB with rank {options.rank} and mixture "
+                f"{options.mixture}, and the memory bound is {game.memory / 2**20:,.0f} MiB. "
+                "Raise memory=, or lower rank= or mixture=."
+            )
+        together = max(1, len(nodes.inner))
+        nodes_at_once = min(together, fit // states)
+        rows_at_once = max(1, min(fit, MOST_ROWS) // (states * nodes_at_once))
+        return cls(options, game, graph, plan, nodes, rows_at_once, nodes_at_once)
+
+    @property
+    def evaluations(self) -> float:
+        """Plain evaluations per row."""
+        n = self.game.players.count
+        ends = 2 * n + 2 if self.options.rule == LOBATTO or self.options.mixture else 0
+        gradients = _sampled_gradients(self.options.rank)
+        return float(ends + gradients)
+
+    @property
+    def propagations(self) -> float:
+        """Propagated passes per row."""
+        return float(len(self.nodes.inner) * 2**self.options.mixture)
+
+    def values(self, rows: Tensor) -> Tensor:
+        """Shapley values of some rows, (rows, T, n)."""
+        game, options = self.game, self.options
+        n, targets = game.players.count, game.targets.count
+        total = torch.zeros(len(rows), targets, n, dtype=game.dtype, device=game.device)
+        mixed = torch.empty(len(rows), 0, dtype=torch.long, device=game.device)
+        if self.nodes.end or options.mixture:
+            first, last = self._ends(rows)
+            total = total + self.nodes.end * (first + last)
+            mixed = (first.abs() + last.abs()).sum(1).topk(options.mixture).indices  # (rows, h)
+        if not len(self.nodes.inner):
+            return total
+        rank: str | Tensor | None = None
+        if options.rank == FULL:
+            rank = FULL
+        elif isinstance(options.rank, int) and options.rank > 0:
+            rank = active_directions(game, rows, options.rank, seed=options.seed)
+        folded = self.graph.folded()
+        states = _states(options.mixture, game.device)
+        for index in torch.arange(len(self.nodes.inner), device=game.device).split(self.nodes_at_once):
+            q, w = self.nodes.inner[index], self.nodes.weights[index]
+            total = total + self._nodes(rows, q, w, rank, mixed, states, folded)
+        return total
+
+    def _ends(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Exact marginal contributions to nobody and to everybody else, (rows, T, n) each."""
+        game = self.game
+        n = game.players.count
+        alone = torch.eye(n, dtype=torch.bool, device=game.device)
+        first = game.table(alone, rows) - game.base_values[rows].unsqueeze(1)
+        last = game.outputs[rows].unsqueeze(1) - game.table(~alone, rows)
+        return first.transpose(1, 2), last.transpose(1, 2)
+
+    def _nodes(
+        self, rows: Tensor, q: Tensor, w: Tensor, rank: str | Tensor | None, mixed: Tensor, states: Tensor, folded: Any
+    ) -> Tensor:
+        """The share of some nodes in the values of some rows, (rows, T, n)."""
+        game, h = self.game, mixed.shape[1]
+        count, samples = len(states), len(states) * len(rows)
+        off, on = self._fixed(rows, mixed, states)
+        shift = torch.zeros(samples, game.players.count, dtype=game.dtype, device=game.device, requires_grad=True)
+        law = CoalitionLaw(
+            q, shift, grouped=game.players.grouped, conditioned=bool(self.options.condition), memory=game.memory,
+            rank=rank.repeat(count, 1, 1) if isinstance(rank, Tensor) else rank,
+        )  # fmt: skip
+        every = rows.repeat(count * len(q))
+        extra = take_rows(game.extra, every, game.batch)
+        result = propagate(
+            self.plan, law, [_repeated(x, len(q)) for x in off], [_repeated(x, len(q)) for x in on], extra, folded
+        )
+        values = game.targets.select(result.mean, every).reshape(len(q), count, len(rows), -1)
+        chance = torch.where(states.bool(), q[:, None, None], 1 - q[:, None, None])  # (K, states, h)
+        weights = w[:, None] * chance.prod(-1)
+        share = []
+        for target in range(game.targets.count):
+            loss = (weights[:, :, None] * values[..., target]).sum()
+            share.append(_gradient(loss, shift, keep=target + 1 < game.targets.count).unflatten(0, (count, -1)).sum(0))
+        phi = torch.stack(share, 1)
+        if h:
+            leave_out = torch.stack([torch.cat((chance[..., :j], chance[..., j + 1 :]), -1).prod(-1) for j in range(h)], -1)
+            slopes = w[:, None, None] * leave_out * (2 * states - 1).to(w.dtype)  # (K, states, h)
+            own = torch.einsum("ksh,ksbt->bth", slopes, values.detach())
+            phi = phi.scatter_add(2, mixed.unsqueeze(1).expand(-1, phi.shape[1], -1), own)
+        return phi.detach()
+
+    def _fixed(self, rows: Tensor, mixed: Tensor, states: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Both ends of the inputs with the mixed players held in each of their states, (states * rows, *input) each."""
+        game = self.game
+        held = torch.zeros(len(states), len(rows), game.players.count, dtype=torch.long, device=game.device)
+        if mixed.shape[1]:
+            where = mixed.unsqueeze(0).expand(len(states), -1, -1)
+            held = held.scatter(2, where, (2 * states - 1).unsqueeze(1).expand_as(where))  # -1 absent, 1 present, 0 free
+        offs, ons = [], []
+        for x, b, sign in zip(game.inputs, game.baselines, game.players.spread(held.flatten(0, 1)), strict=True):
+            present = x[rows].repeat(len(states), *[1] * (x.dim() - 1))
+            absent = b.expand_as(x)[rows].repeat(len(states), *[1] * (x.dim() - 1))
+            offs.append(torch.where(sign > 0, present, absent))
+            ons.append(torch.where(sign < 0, absent, present))
+        return offs, ons
+
+
+def _repeated(value: Tensor, nodes: int) -> Tensor:
+    """Rows once for every node, node-major."""
+    return value.repeat(nodes, *[1] * (value.dim() - 1))
+
+
+def _states(mixture: int, device: torch.device) -> Tensor:
+    """All states of the mixed players, (2^h, h), 0 or 1."""
+    codes = torch.arange(2**mixture, device=device).unsqueeze(1)
+    return (codes >> torch.arange(mixture, device=device)) & 1
+
+
+def _gradient(loss: Tensor, shift: Tensor, *, keep: bool) -> Tensor:
+    if not loss.requires_grad:  # the network does not depend on its input
+        return torch.zeros_like(shift)
+    (gradient,) = torch.autograd.grad(loss, shift, retain_graph=keep, allow_unused=True)
+    return torch.zeros_like(shift) if gradient is None else gradient
+
+
+def _factors(rank: int | str | None, players: int) -> int:
+    return players if rank == FULL else int(rank or 0)
+
+
+def _sampled_gradients(rank: int | str | None) -> int:
+    return 4 * rank if isinstance(rank, int) else 0
+
+
+def _bytes(game: Game, plan: Plan) -> tuple[float, float]:
+    """Peak memory of one row at one node: without factors, and more for each factor; measured on small ranks."""
+    row = torch.zeros(1, dtype=torch.long, device=game.device)
+    q = torch.full((1,), 0.5, dtype=game.dtype, device=game.device)
+    folded = plan.graph.folded()
+    off = [b.expand_as(x)[row].repeat(2, *[1] * (x.dim() - 1)) for x, b in zip(game.inputs, game.baselines, strict=True)]
+    on = [x[row].repeat(2, *[1] * (x.dim() - 1)) for x in game.inputs]
+    extra = take_rows(game.extra, row.repeat(2), game.batch)
+
+    def peak(rank: int) -> float:
+        directions = torch.full((2, game.players.count, rank), game.players.count**-0.5, dtype=game.dtype, device=game.device)
+
+        def run() -> None:
+            shift = torch.zeros(2, game.players.count, dtype=game.dtype, device=game.device, requires_grad=True)
+            law = CoalitionLaw(
+                q, shift, grouped=False, rank=directions if rank else None, conditioned=False, memory=game.memory
+            )
+            mean = propagate(plan, law, off, on, extra, folded).mean
+            _gradient(mean.sum(), shift, keep=False)
+
+        with torch.inference_mode(False), torch.enable_grad():
+            return peak_bytes(run) / 2
+
+    none, one, three = peak(0), peak(1), peak(3)
+    return max(none, 1.0), max((three - one) / 2, 0.0)
+
+
+def _chosen(options: Propagation, n: int, per_row: float, per_factor: float, memory: int) -> Propagation:
+    """The options with every None decided."""
+    small = n <= FULL_PLAYERS
+    rule = options.rule or (LOBATTO if small and (options.nodes or 2) > 1 else LEGENDRE)
+    nodes = options.nodes or (5 if rule == LOBATTO else 4)
+    rank: int | str
+    if options.rank is not None:
+        rank = FULL if options.rank == FULL else int(options.rank)
+        rank = rank if rank == FULL else min(int(rank), n)
+    else:
+        fit = int((memory - per_row) / per_factor) if per_factor else n
+        wanted = n if small else DEFAULT_RANK if n <= MOST_PLAYERS_WITH_RANK else 0
+        allowed = max(0, min(wanted, fit))
+        rank = FULL if allowed == n else allowed
+    condition = rank == FULL if options.condition is None else options.condition
+    if condition and rank != FULL:
+        raise InputError(f"condition=True needs a factor for every player, and the memory bound allows rank {rank}; raise memory=")
+    return replace(options, rule=rule, nodes=nodes, rank=rank, condition=condition)
+

@@ -1,0 +1,391 @@
+"""The game that is played: players, targets, and the value v(S) of a coalition.
+
+v_b(S) = f_target(baseline_b + z_S * (x_b - baseline_b)), one game for each row b of a batch, where z_S is 1 on the
+elements of the players in S (Shapley 1953; Owen 1972 for the multilinear extension that the estimators use).
+
+Shapes: B rows of a batch, n players, T targets, M coalitions, R chosen rows, `shape_i` the shape of input i without
+its batch axis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import InputError, InputTypeError
+from .memory import peak_bytes
+from .model import Model
+
+# On a CPU a forward pass is fastest while its activations stay near the cache, and freshly mapped pages cost more than
+# batching saves (LeNet: 30 us an evaluation at 16 MiB, 60 us at 64 MiB). An accelerator takes all the bound allows.
+CPU_BYTES = 16 * 2**20
+LARGEST_CHUNK = 65536
+
+
+@dataclass(frozen=True, eq=False)
+class Players:
+    """Who owns which input element.
+
+    Attributes:
+        labels: one int64 tensor per input, of the input's shape without batch axis: the owner, 0 to `count - 1`.
+        count: the number of players n.
+        grouped: False when every element of every input is its own player, in running order.
+        names: one name a player, or None.
+    """
+
+    labels: tuple[Tensor, ...]
+    count: int
+    grouped: bool
+    names: tuple[str, ...] | None = None
+
+    @classmethod
+    def elements(cls, shapes: Sequence[Sequence[int]], names: Sequence[str] | None = None) -> Players:
+        """Every element of every input is a player; `shapes` are the inputs' shapes without batch axis."""
+        labels, start = [], 0
+        for shape in shapes:
+            size = math.prod(shape)
+            labels.append(torch.arange(start, start + size).reshape(tuple(shape)))
+            start += size
+        return cls(tuple(labels), start, False, None if names is None else tuple(names))
+
+    @classmethod
+    def from_mask(cls, mask: Tensor | tuple[Tensor, ...], shapes: Sequence[Sequence[int]]) -> Players:
+        """Players from an integer mask, as captum's `feature_mask`: equal numbers are one player.
+
+        A mask has the input's shape without batch axis, or broadcasts to it, with or without a leading axis of one.
+        Several inputs take a tuple of masks, and a number means the same player in all of them. The numbers are any
+        integers >= 0; players are numbered 0 to n-1 in their order, and named by them.
+
+        Raises:
+            InputTypeError: a mask is not a tensor of integers.
+            InputError: the number of masks is wrong, a mask does not broadcast, or a number is negative.
+        """
+        masks = mask if isinstance(mask, tuple) else (mask,)
+        if len(masks) != len(shapes):
+            raise InputError(
+                f"players: {len(masks)} mask(s) for {len(shapes)} input(s). Give a tuple with one mask for each input."
+            )
+        whole = [_whole_mask(m, tuple(s), _where(i, len(masks))) for i, (m, s) in enumerate(zip(masks, shapes))]
+        ids, inverse = torch.unique(torch.cat([w.flatten() for w in whole]), return_inverse=True)
+        parts = inverse.split([w.numel() for w in whole])
+        labels = tuple(part.reshape(w.shape) for part, w in zip(parts, whole))
+        return cls(labels, len(ids), True, tuple(f"player {int(i)}" for i in ids))
+
+    def to(self, device: torch.device) -> Players:
+        """The same players with their labels on `device`."""
+        return replace(self, labels=tuple(label.to(device) for label in self.labels))
+
+    def spread(self, per_player: Tensor) -> tuple[Tensor, ...]:
+        """Give each element its player's entry: (..., n) to one (..., *shape_i) per input."""
+        lead = per_player.shape[:-1]
+        if self.grouped:
+            return tuple(
+                per_player.index_select(-1, label.flatten()).reshape(*lead, *label.shape) for label in self.labels
+            )
+        parts = per_player.split([label.numel() for label in self.labels], dim=-1)
+        return tuple(part.reshape(*lead, *label.shape) for part, label in zip(parts, self.labels))
+
+
+def _where(index: int, count: int) -> str:
+    return "players" if count == 1 else f"players[{index}]"
+
+
+def _whole_mask(mask: Tensor, shape: tuple[int, ...], where: str) -> Tensor:
+    if not isinstance(mask, Tensor):
+        raise InputTypeError(f"{where}: expected an integer tensor, got {type(mask).__name__}.")
+    if mask.dtype == torch.bool or mask.is_floating_point() or mask.is_complex():
+        raise InputTypeError(
+            f"{where}: expected a tensor of integers (one number per player), got {mask.dtype}. Use mask.long()."
+        )
+    if mask.ndim == len(shape) + 1 and mask.shape[0] == 1:
+        mask = mask[0]
+    try:
+        whole = mask.to(torch.int64).broadcast_to(shape)
+    except RuntimeError:
+        raise InputError(
+            f"{where}: a mask of shape {tuple(mask.shape)} does not broadcast to {shape}, the shape of the input "
+            "without its batch axis. One mask serves the whole batch."
+        ) from None
+    if whole.numel() and int(whole.min()) < 0:
+        raise InputError(f"{where}: player numbers must be 0 or more, the mask holds {int(whole.min())}.")
+    return whole
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """Which outputs are explained. Made by `Targets.of`.
+
+    Attributes:
+        index: int64 (1 or B, T, k), the indices into the k output axes after the rows.
+        flat: int64 (1 or B, T), the same into the flattened output.
+        several: True when a list was asked, so results carry a targets axis.
+    """
+
+    index: Tensor
+    flat: Tensor
+    several: bool
+
+    @classmethod
+    def of(cls, target: Any, rows: int, shape: Sequence[int], device: torch.device) -> Targets:
+        """Normalise a target for `rows` rows and an output of `shape` (without the rows).
+
+        None is the only output; an int indexes an output (rows, classes); a tuple indexes several output axes; a
+        tensor of shape (rows,), or (rows, k) for k output axes, names one target per row; a list of ints or tuples
+        asks for several targets at once (captum reads a list as one target per row: give a tensor for that).
+        Indices count from 0; negative ones are refused.
+
+        Raises:
+            InputTypeError: none of these types.
+            InputError: a target is missing, out of range, or does not fit the output's axes or the rows.
+        """
+        shape = tuple(shape)
+        several = isinstance(target, list)
+        if isinstance(target, Tensor) and target.ndim > 0:
+            index = _per_row_index(target, rows, shape)
+        elif isinstance(target, list):
+            if not target:
+                raise InputError("target: the list is empty. Name at least one output.")
+            index = torch.tensor([[_one_index(t, shape) for t in target]], dtype=torch.int64)
+        else:
+            index = torch.tensor([[_one_index(target, shape)]], dtype=torch.int64)
+        index = index.to(device).reshape(index.shape[0], index.shape[1], -1)
+        flat = torch.zeros(index.shape[:2], dtype=torch.int64, device=device)
+        for axis in range(index.shape[2]):
+            flat = flat * shape[axis] + index[:, :, axis]
+        return cls(index, flat, several)
+
+    @property
+    def count(self) -> int:
+        """The number of targets T."""
+        return self.flat.shape[1]
+
+    def select(self, outputs: Tensor, rows: Tensor) -> Tensor:
+        """Pick the targets: outputs (M, *out) of the rows (M,), int64, to (M, T). Indexing only, so gradients flow."""
+        flat = outputs.reshape(outputs.shape[0], -1)
+        if self.flat.shape[0] == 1:
+            return flat.index_select(1, self.flat[0])
+        return flat.gather(1, self.flat[rows])
+
+
+def take_rows(extra: tuple[Any, ...], rows: Tensor, batch: int) -> tuple[Any, ...]:
+    """Further arguments for some rows of a batch: tensors whose first axis is the batch are indexed, others kept."""
+    return tuple(e[rows] if isinstance(e, Tensor) and e.ndim and e.shape[0] == batch else e for e in extra)
+
+
+def _fault(what: str, shape: tuple[int, ...]) -> InputError:
+    if not shape:
+        return InputError(f"target: {what}, but the model gives one number a row. Leave target out.")
+    size = " x ".join(str(s) for s in shape)
+    hint = "an int" if len(shape) == 1 else f"a tuple of {len(shape)} ints"
+    return InputError(f"target: {what}, but the model gives {size} outputs a row. Give {hint}, from 0 up to the size.")
+
+
+def _one_index(target: Any, shape: tuple[int, ...]) -> list[int]:
+    if isinstance(target, Tensor):
+        if target.dtype == torch.bool or target.is_floating_point() or target.is_complex():
+            raise InputTypeError(f"target: expected integers, got a tensor of {target.dtype}.")
+        target = target.item()
+    if target is None:
+        if math.prod(shape) != 1:
+            raise _fault("none given", shape)
+        return [0] * len(shape)
+    parts = target if isinstance(target, tuple) else (target,)
+    index = []
+    for part in parts:
+        if isinstance(part, bool) or not hasattr(part, "__index__"):
+            raise InputTypeError(
+                f"target: expected None, an int, a tuple of ints, a list of these or a tensor of one int per row, "
+                f"got {type(part).__name__}{' inside' if part is not target else ''}."
+            )
+        index.append(part.__index__())
+    if len(index) != len(shape):
+        raise _fault(f"{target} names {len(index)} axis(es)", shape)
+    for value, size in zip(index, shape):
+        if not 0 <= value < size:
+            raise InputError(f"target: {target} is out of range; the outputs are numbered 0 to {size - 1}.")
+    return index
+
+
+def _per_row_index(target: Tensor, rows: int, shape: tuple[int, ...]) -> Tensor:
+    if target.dtype == torch.bool or target.is_floating_point() or target.is_complex():
+        raise InputTypeError(f"target: expected a tensor of integers, got {target.dtype}.")
+    index = target.detach().to(torch.int64)
+    if index.ndim == 1:
+        index = index.unsqueeze(1)
+    if index.ndim != 2 or index.shape[0] != rows:
+        raise InputError(
+            f"target: a tensor names one target per row, so its first axis must be {rows}; its shape is "
+            f"{tuple(target.shape)}. For several targets at once give a list."
+        )
+    if index.shape[1] != len(shape):
+        raise _fault(f"each row names {index.shape[1]} axis(es)", shape)
+    for axis, size in enumerate(shape):
+        bad = ((index[:, axis] < 0) | (index[:, axis] >= size)).nonzero()
+        if len(bad):
+            row = int(bad[0])
+            raise InputError(
+                f"target: row {row} asks for {int(index[row, axis])}; the outputs are numbered 0 to {size - 1}."
+            )
+    return index.unsqueeze(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Game:
+    """One batch of games, one for each row: v_b(S) = f_target(x_b on the players in S, baseline elsewhere).
+
+    Attributes:
+        model: evaluates f.
+        inputs: (B, *shape_i), one tensor per input.
+        baselines: (1 or B, *shape_i).
+        extra: further arguments of the model; a tensor whose first axis has length B goes along with its row, anything
+            else is passed as it is.
+        players: who owns which element.
+        targets: which outputs are explained.
+        memory: bytes that one chunk of evaluations may take.
+    """
+
+    model: Model
+    inputs: tuple[Tensor, ...]
+    baselines: tuple[Tensor, ...]
+    extra: tuple[Any, ...]
+    players: Players
+    targets: Targets
+    memory: int
+
+    @property
+    def batch(self) -> int:
+        """The number of rows B."""
+        return self.inputs[0].shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where everything lives."""
+        return self.inputs[0].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating dtype of the model, or of the first floating input, or torch's default."""
+        if self.model.dtype is not None:
+            return self.model.dtype
+        return next((x.dtype for x in self.inputs if x.is_floating_point()), torch.get_default_dtype())
+
+    @cached_property
+    def base_values(self) -> Tensor:
+        """v of the empty coalition, (B, T)."""
+        return self._end(False)
+
+    @cached_property
+    def outputs(self) -> Tensor:
+        """v of all players, (B, T): the model's output at the input itself."""
+        return self._end(True)
+
+    def check_ends(self) -> None:
+        """Evaluate both ends now, so that a model that gives NaN there is named before any work.
+
+        Raises:
+            InputError: the model gives NaN or infinity at an input or its baseline.
+        """
+        for end in (self.base_values, self.outputs):
+            assert end.shape == (self.batch, self.targets.count)
+
+    @cached_property
+    def chunk(self) -> int:
+        """How many evaluations go through the model at once under the memory bound; at least 1.
+
+        One evaluation is taken to need the peak of live activations (measured on two rows), half as much again for the
+        workspaces of the operations, and the masked inputs.
+        """
+        two = torch.arange(2, device=self.device) % self.batch
+        inputs = tuple(x[two] for x in self.inputs)
+        extra = take_rows(self.extra, two, self.batch)
+        activations = peak_bytes(lambda: self.model.evaluate(*inputs, *extra)) / 2
+        masked = sum(x[0].numel() * (2 * x.element_size() + 1) for x in self.inputs)
+        each = 1.5 * activations + masked + 8 * self.players.count + 32 * self.targets.count
+        memory = min(self.memory, CPU_BYTES) if self.device.type == "cpu" else self.memory
+        return max(1, min(LARGEST_CHUNK, int(memory / each)))
+
+    def values(self, rows: Tensor, coalitions: Tensor) -> Tensor:
+        """v of one coalition for each listed row: rows (M,) int64, coalitions (M, n) bool, to (M, T).
+
+        Raises:
+            InputError: the model gives NaN or infinity at a coalition.
+        """
+        parts = []
+        for start in range(0, len(rows), self.chunk):
+            row = rows[start : start + self.chunk]
+            coalition = coalitions[start : start + self.chunk]
+            masked = tuple(
+                torch.where(z, x[row], b.expand_as(x)[row])
+                for z, x, b in zip(self.players.spread(coalition), self.inputs, self.baselines)
+            )
+            values = self._evaluate(masked, row)
+            self._refuse_non_finite(values, row, coalition)
+            parts.append(values)
+        if not parts:
+            return torch.empty(0, self.targets.count, dtype=self.dtype, device=self.device)
+        return torch.cat(parts)
+
+    def table(self, coalitions: Tensor, rows: Tensor) -> Tensor:
+        """v of every coalition for every listed row: coalitions (M, n) bool, rows (R,) int64, to (R, M, T).
+
+        Cheaper than `values`, as a mask is built once for all rows.
+
+        Raises:
+            InputError: the model gives NaN or infinity at a coalition.
+        """
+        result: Tensor | None = None
+        for some, several in self._tiles(len(coalitions), len(rows)):
+            coalition, row = coalitions[some], rows[several]
+            masked = tuple(
+                torch.where(z.unsqueeze(0), x[row].unsqueeze(1), b.expand_as(x)[row].unsqueeze(1)).flatten(0, 1)
+                for z, x, b in zip(self.players.spread(coalition), self.inputs, self.baselines)
+            )
+            index = row.repeat_interleave(len(coalition))
+            values = self._evaluate(masked, index)
+            self._refuse_non_finite(values, index, coalition)
+            if result is None:
+                result = values.new_empty(len(rows), len(coalitions), self.targets.count)
+            result[several, some] = values.reshape(len(row), len(coalition), -1)
+        if result is None:
+            return torch.empty(len(rows), len(coalitions), self.targets.count, dtype=self.dtype, device=self.device)
+        return result
+
+    def _tiles(self, coalitions: int, rows: int) -> Iterator[tuple[slice, slice]]:
+        step = min(coalitions, self.chunk)
+        for start in range(0, coalitions, max(step, 1)):
+            width = min(step, coalitions - start)
+            height = max(1, self.chunk // width)
+            for first in range(0, rows, height):
+                yield slice(start, start + width), slice(first, min(first + height, rows))
+
+    def _end(self, present: bool) -> Tensor:
+        coalitions = torch.full((self.batch, self.players.count), present, device=self.device)
+        return self.values(torch.arange(self.batch, device=self.device), coalitions)
+
+    def _evaluate(self, masked: tuple[Tensor, ...], rows: Tensor) -> Tensor:
+        count = len(rows)
+        if count == 1:
+            # A graph with a dynamic batch is specialised by torch.export when it has one row: two rows never are.
+            masked, rows = tuple(torch.cat((x, x)) for x in masked), rows.repeat(2)
+        outputs = self.model.evaluate(*masked, *take_rows(self.extra, rows, self.batch))
+        return self.targets.select(outputs, rows)[:count]
+
+    def _refuse_non_finite(self, values: Tensor, rows: Tensor, coalitions: Tensor) -> None:
+        bad = (~torch.isfinite(values)).any(1)
+        if not bool(bad.any()):
+            return
+        first = int(bad.nonzero()[0])
+        present = coalitions[first % len(coalitions)].nonzero().flatten().tolist()
+        listed = ", ".join(str(i) for i in present[:8]) + (", ..." if len(present) > 8 else "")
+        raise InputError(
+            f"the model gives {'NaN' if bool(values[first].isnan().any()) else 'infinity'} for row {int(rows[first])} "
+            f"with {len(present)} of {self.players.count} players present"
+            f"{' (' + listed + ')' if present else ''}, the others at the baseline. "
+            "Look at the row, or choose a baseline at which the model is defined."
+        )

@@ -1,0 +1,98 @@
+"""Signed attributions over the image they explain."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..attribution import Attribution
+from ..errors import InputError
+from . import _common
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def image(
+    result: Attribution,
+    index: int = 0,
+    *,
+    target_index: int = 0,
+    input_index: int = 0,
+    limit: float | None = None,
+    colorbar: bool = True,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Attributions of row `index` as colours over its input in grey: red raises the output, blue lowers it.
+
+    The input must have the shape `(height, width)` or `(channels, height, width)` without its batch axis. A pixel shows
+    the sum of the values of the players that own its channels: each channel's own where every element is a player, the
+    patch's where it belongs to a patch.
+
+    Args:
+        result: attributions of a batch.
+        index: row of the batch, from 0.
+        target_index: which of several targets, from 0.
+        input_index: which of several inputs, from 0.
+        limit: value at the ends of the colour scale, which is symmetric about 0; default the largest magnitude.
+        colorbar: draw the scale.
+        title: default the target, base value and output.
+        ax: axes to draw on; default a new figure.
+
+    Raises:
+        InputError: no such row, target or input, or an input that is not an image.
+        MissingExtraError: matplotlib is not installed.
+    """
+    _common.check_row(result, index)
+    if not 0 <= input_index < len(result.inputs):
+        raise InputError(f"input_index {input_index}: the model has {len(result.inputs)} input(s), counted from 0.")
+    if limit is not None and not limit > 0:
+        raise InputError(f"limit {limit}: the end of the colour scale must be above 0.")
+    table = _common.table(result, target_index)
+    pixels = _common.array(result.inputs[input_index][index])  # (H, W) or (C, H, W)
+    if pixels.ndim not in (2, 3):
+        raise InputError(
+            f"an image has shape (height, width) or (channels, height, width), this input has {pixels.shape}; "
+            "use dasp.plots.bar or waterfall."
+        )
+    owners = result.players.labels[input_index].cpu().numpy()
+    values = _joined(table.values[index], owners.reshape(-1, *owners.shape[-2:]))
+    if pixels.ndim == 3:
+        pixels = pixels.mean(axis=0)
+
+    end = limit if limit is not None else float(np.abs(values).max()) or 1.0
+    ax = _common.axes(ax, size=(4.6, 4.0))
+    ax.imshow(pixels, cmap="gray_r", vmin=pixels.min(), vmax=_faint(pixels), interpolation="nearest")
+    # Opacity grows with the square root of the magnitude: small values stay visible and zero shows the input alone.
+    opacity = 0.85 * np.sqrt(np.clip(np.abs(values) / end, 0, 1))
+    drawn = ax.imshow(
+        values, cmap=_common.diverging(), vmin=-end, vmax=end, alpha=opacity, interpolation="nearest"
+    )
+    if colorbar:
+        bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.03)
+        bar.solids.set_alpha(1)
+        bar.set_label("contribution to the output")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    if title is None:
+        title = f"base {table.base_value[index]:.3g}, output {table.output[index]:.3g}"
+    ax.set_title(title, fontsize=10)
+    return ax
+
+
+def _joined(values: _common.Array, owners: npt.NDArray[np.int64]) -> _common.Array:
+    """Sum over the distinct owners of every pixel; values (n,), owners (channels, H, W) -> (H, W)."""
+    ordered = np.sort(owners, axis=0)
+    first = np.ones(ordered.shape, dtype=bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    joined: _common.Array = np.where(first, values[ordered], 0.0).sum(axis=0)
+    return joined
+
+
+def _faint(pixels: _common.Array) -> float:
+    """Upper end of the grey scale that leaves the darkest pixel at 40 % grey, beneath the colours."""
+    spread = float(pixels.max() - pixels.min()) or 1.0
+    return float(pixels.min()) + 2.5 * spread

@@ -1,0 +1,75 @@
+"""From the base value to the output, one player at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..attribution import Attribution
+from . import _common
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_VISIBLE_GAP = 1e-3  # share of the sum of magnitudes below which a missing rest is thinner than a line
+
+
+def waterfall(
+    result: Attribution,
+    index: int = 0,
+    *,
+    target_index: int = 0,
+    max_display: int = 10,
+    ax: Axes | None = None,
+) -> Axes:
+    """Values of row `index` stacked from the base value (bottom) to the output (top), largest on top.
+
+    Players beyond `max_display` are gathered in one step. What the values leave unexplained (the completeness gap) is
+    drawn as a step of its own in grey when it can be seen; nothing is rescaled to hide it.
+
+    Raises:
+        InputError: no such row or target, or `max_display` below 1.
+        MissingExtraError: matplotlib is not installed.
+    """
+    _common.check_row(result, index)
+    _common.check_display(max_display)
+    table = _common.table(result, target_index)
+    values, base, output = table.values[index], float(table.base_value[index]), float(table.output[index])
+    order = np.argsort(-np.abs(values), kind="stable")
+    shown, others = order[:max_display], order[max_display:]
+    steps: list[tuple[str, float, str | None]] = []  # from the bottom: name, length, colour of its own
+    rest = output - base - float(values.sum())
+    if abs(rest) > _VISIBLE_GAP * float(np.abs(values).sum()):
+        steps.append(("not attributed (gap)", rest, _common.NEUTRAL))
+    if len(others):
+        steps.append((f"{len(others)} others", float(values[others].sum()), None))
+    for player in shown[::-1]:
+        steps.append((_common.label(table.names, table.data, index, player), float(values[player]), None))
+
+    ax = _common.axes(ax, size=(6.4, 1.4 + 0.36 * len(steps)))
+    ends = base + np.cumsum([length for _, length, _ in steps])
+    starts = np.concatenate([[base], ends[:-1]])
+    span = float(max(ends.max(), starts.max()) - min(ends.min(), starts.min())) or 1.0
+    for place, ((_, length, own), start, end) in enumerate(zip(steps, starts, ends, strict=True)):
+        colour = own or (_common.POSITIVE if length >= 0 else _common.NEGATIVE)
+        ax.barh(place, length, left=start, color=colour, height=0.72)
+        if place + 1 < len(steps):
+            ax.plot([end, end], [place + 0.36, place + 0.64], color="black", linewidth=0.7)
+        ax.text(
+            max(start, end) + 0.012 * span,
+            place,
+            f"{length:+.3g}",
+            va="center",
+            ha="left",
+            fontsize=8,
+        )
+    ax.axvline(base, color="black", linewidth=0.8, linestyle=":")
+    ax.axvline(output, color="black", linewidth=0.8, linestyle=":")
+    ax.margins(x=0.12)
+    ax.set_yticks(range(len(steps)), [name for name, _, _ in steps])
+    ax.set_xlabel("output of the model")
+    ax.set_title(f"from base {base:.4g} to output {output:.4g}", fontsize=10)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    return ax

@@ -1,0 +1,302 @@
+"""Rows in, attributions out: reads npy, csv and parquet files, and writes parquet with never a half file in sight."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import DataFileError, InputError, MissingExtraError, OutputFileError
+
+Array = npt.NDArray[Any]
+
+_CHUNK = 4096  # rows read at a time, so that a memory-mapped file may be larger than memory
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a file; `data` is memory-mapped for npy files.
+
+    Attributes:
+        data: `(rows, *shape)`, numbers as stored (csv: float64).
+        names: column names of a csv or parquet file; None for npy.
+        path: where the rows came from, for messages.
+    """
+
+    data: Array  # (rows, *shape)
+    names: tuple[str, ...] | None
+    path: Path
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one row."""
+        return tuple(self.data.shape[1:])
+
+    def chunk(self, start: int, stop: int) -> Array:
+        """Rows `start` to `stop - 1` in memory, `(stop - start, *shape)`; `DataFileError` at NaN or infinity."""
+        part = np.array(self.data[start:stop])
+        if part.dtype.kind == "f" and not np.isfinite(part).all():
+            row, *where = (int(axis[0]) for axis in np.nonzero(~np.isfinite(part)))
+            place = f"column {self.names[where[0]]!r}" if self.names else f"position {tuple(where)}"
+            raise DataFileError(
+                f"{self.path}: row {start + row + 1}, {place} is {part[(row, *where)]}; every value must be finite."
+            )
+        return part
+
+    def mean(self) -> Array:
+        """Mean row, `shape`, float64, summed in chunks."""
+        total = np.zeros(self.shape, dtype=np.float64)
+        for start in range(0, len(self), _CHUNK):
+            total += self.chunk(start, start + _CHUNK).sum(axis=0, dtype=np.float64)
+        return total / len(self)
+
+
+def read_rows(path: str | Path, *, columns: Sequence[str] | None = None) -> Rows:
+    """Rows of a `.npy`, `.csv` or `.parquet` file, first axis rows.
+
+    `columns` picks and orders the columns of a csv or parquet file; by default all are taken, in the file's order.
+    Raises `DataFileError` when the file is missing, unreadable or empty, when a column is missing, or when a cell is
+    text, empty, NaN or infinite (naming its row, counted from 1 without the header, and its column); and
+    `MissingExtraError` when pyarrow is needed and missing.
+    """
+    path = Path(path)
+    readers = {".npy": _read_npy, ".csv": _read_csv, ".parquet": _read_parquet}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise DataFileError(f"{path}: cannot tell the format from the name; give a .npy, .csv or .parquet file.")
+    if not path.is_file():
+        raise DataFileError(f"{path}: no such file.")
+    rows = reader(path, None if columns is None else list(columns))
+    if rows.data.ndim == 0 or len(rows) == 0:
+        raise DataFileError(f"{path}: holds no rows.")
+    if rows.data.dtype.kind not in "fiub":
+        raise DataFileError(f"{path}: holds {rows.data.dtype} values; rows must be numbers.")
+    for start in range(0, len(rows), _CHUNK):
+        rows.chunk(start, start + _CHUNK)
+    return rows
+
+
+def read_baseline(spec: str, rows: Rows) -> Array | float:
+    """Baseline for `rows` from the word `zeros`, the word `mean`, or a file with one row.
+
+    A csv or parquet baseline is read by the column names of `rows` where these have names. Returns the scalar 0.0 or
+    an array of `rows.shape`. Raises `DataFileError` for a file that does not hold exactly one such row.
+    """
+    if spec == "zeros":
+        return 0.0
+    if spec == "mean":
+        return rows.mean()
+    path = Path(spec)
+    if path.suffix.lower() not in (".npy", ".csv", ".parquet"):
+        raise DataFileError(f"baseline {spec!r}: give zeros, mean, or a .npy, .csv or .parquet file with one row.")
+    if path.suffix.lower() == ".npy":
+        values = _load_npy(path)
+        if values.shape == (1, *rows.shape):
+            values = values[0]
+        if values.shape != rows.shape:
+            raise DataFileError(
+                f"{path}: baseline of shape {values.shape}, but one row of {rows.path} has shape {rows.shape}."
+            )
+        if values.dtype.kind not in "fiub" or not np.isfinite(values).all():
+            raise DataFileError(f"{path}: a baseline must hold finite numbers.")
+        return np.array(values)
+    table = read_rows(path, columns=rows.names)
+    if len(table) != 1 or table.shape != rows.shape:
+        raise DataFileError(
+            f"{path}: a baseline is one row of shape {rows.shape}; this file holds {len(table)} of shape {table.shape}."
+        )
+    return table.chunk(0, 1).reshape(rows.shape)
+
+
+class TableWriter:
+    """Writes a parquet file in chunks under a temporary name in the same folder, and renames it when complete.
+
+    Used as a context manager: an error or an interrupt inside the block removes the temporary file and leaves whatever
+    stood at `path` before. Opening it raises `OutputFileError` when the folder is missing or not writable, before any
+    work is done. An existing file is replaced.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._parquet = _pyarrow("pyarrow.parquet")
+        self._writer: Any = None
+        if os.path.isdir(self.path):
+            raise OutputFileError(f"{self.path}: is a folder; give the name of a .parquet file.")
+        folder = self.path.parent
+        if not os.path.isdir(folder):
+            raise OutputFileError(f"{self.path}: the folder {folder} does not exist; make it first.")
+        self._temporary = folder / f".{self.path.name}.{secrets.token_hex(4)}.tmp"
+        try:
+            self._file = open(self._temporary, "xb")  # noqa: SIM115 - closed by __exit__
+        except OSError as error:
+            raise OutputFileError(f"{self.path}: cannot be written there ({error.strerror}).") from error
+
+    def __enter__(self) -> TableWriter:
+        return self
+
+    def write(self, columns: Mapping[str, Array | Sequence[Any]], *, metadata: Mapping[str, str]) -> None:
+        """Append equally long columns; the first call fixes their names and types and the file's `metadata`."""
+        pyarrow = _pyarrow("pyarrow")
+        try:
+            if self._writer is None:
+                table = pyarrow.table({name: pyarrow.array(column) for name, column in columns.items()})
+                schema = table.schema.with_metadata(dict(metadata))
+                self._writer = self._parquet.ParquetWriter(self._file, schema)
+            self._writer.write_table(pyarrow.table(dict(columns), schema=self._writer.schema))
+        except OSError as error:
+            raise OutputFileError(f"{self.path}: writing failed ({error}).") from error
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        complete = False
+        try:
+            if kind is None and self._writer is not None:
+                self._writer.close()
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self._file.close()
+                os.replace(self._temporary, self.path)
+                complete = True
+        except OSError as failure:
+            raise OutputFileError(f"{self.path}: writing failed ({failure}).") from failure
+        finally:
+            if not complete:
+                self._discard()
+
+    def _discard(self) -> None:
+        # The parquet writer must be closed before its file is, else its destructor writes to a closed file. Whatever
+        # these two report is about a file that goes away.
+        with contextlib.suppress(OSError, ValueError):
+            if self._writer is not None:
+                self._writer.close()
+        with contextlib.suppress(OSError):
+            self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+
+def unique_names(names: Sequence[str], reserved: Sequence[str], source: str) -> tuple[str, ...]:
+    """`names` as a tuple; `InputError` when one occurs twice or is the name of a column written beside the players."""
+    seen = set(reserved)
+    for name in names:
+        if name in seen:
+            why = "is the name of a result column" if name in reserved else "occurs twice"
+            raise InputError(f"{source}: the feature name {name!r} {why}; rename that column.")
+        seen.add(name)
+    return tuple(names)
+
+
+def _load_npy(path: Path) -> Array:
+    if not path.is_file():
+        raise DataFileError(f"{path}: no such file.")
+    try:
+        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise DataFileError(f"{path}: not a .npy array of numbers ({error}).") from error
+    if not isinstance(loaded, np.ndarray):
+        raise DataFileError(f"{path}: holds several arrays (npz); save one array with numpy.save.")
+    return loaded
+
+
+def _read_npy(path: Path, columns: list[str] | None) -> Rows:
+    if columns is not None:
+        raise DataFileError(f"{path}: a .npy file has no column names; leave the columns out.")
+    return Rows(data=_load_npy(path), names=None, path=path)
+
+
+def _read_csv(path: Path, columns: list[str] | None) -> Rows:
+    pyarrow, csv = _pyarrow("pyarrow"), _pyarrow("pyarrow.csv")
+    # Everything is read as text and converted here, so that a bad cell can be named.
+    try:
+        with csv.open_csv(path) as head:
+            header = head.schema.names
+        names = _pick(path, header, columns)
+        as_text = csv.ConvertOptions(
+            strings_can_be_null=False, column_types=dict.fromkeys(names, pyarrow.string()), include_columns=names
+        )
+        # In a file of one column an empty line is an empty cell, to be reported and not passed over.
+        lines = csv.ParseOptions(ignore_empty_lines=len(header) > 1)
+        table = csv.read_csv(path, convert_options=as_text, parse_options=lines)
+    except pyarrow.ArrowInvalid as error:
+        raise DataFileError(f"{path}: not a table of comma-separated values ({error}).") from error
+    return Rows(data=_stack([_csv_column(path, name, table.column(name)) for name in names]), names=names, path=path)
+
+
+def _csv_column(path: Path, name: str, column: Any) -> Array:
+    pyarrow, compute = _pyarrow("pyarrow"), _pyarrow("pyarrow.compute")
+    trimmed = compute.utf8_trim_whitespace(column)
+    try:
+        values: Array = compute.cast(trimmed, pyarrow.float64()).to_numpy()
+    except pyarrow.ArrowInvalid:
+        row, cell = next((i, cell) for i, cell in enumerate(trimmed.to_pylist(), 1) if not _is_number(cell))
+        what = f"{cell!r}, which is not a number" if cell else "empty"
+        raise DataFileError(f"{path}: row {row}, column {name!r} is {what}.") from None
+    return values
+
+
+def _is_number(cell: str) -> bool:
+    pyarrow, compute = _pyarrow("pyarrow"), _pyarrow("pyarrow.compute")
+    try:
+        compute.cast(pyarrow.scalar(cell), pyarrow.float64())
+    except pyarrow.ArrowInvalid:
+        return False
+    return True
+
+
+def _read_parquet(path: Path, columns: list[str] | None) -> Rows:
+    pyarrow, parquet = _pyarrow("pyarrow"), _pyarrow("pyarrow.parquet")
+    try:
+        file = parquet.ParquetFile(path)
+        names = _pick(path, file.schema_arrow.names, columns)
+        table = file.read(columns=list(names))
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise DataFileError(f"{path}: not a readable parquet file ({error}).") from error
+    stacked = []
+    for name in names:
+        column = table.column(name)
+        kind = pyarrow.types
+        if not (kind.is_floating(column.type) or kind.is_integer(column.type) or kind.is_boolean(column.type)):
+            raise DataFileError(f"{path}: column {name!r} holds {column.type}, not numbers.")
+        if column.null_count:
+            row = column.is_null().to_pylist().index(True)
+            raise DataFileError(f"{path}: row {row + 1}, column {name!r} is empty.")
+        stacked.append(column.to_numpy())
+    return Rows(data=_stack(stacked), names=names, path=path)
+
+
+def _pick(path: Path, header: Sequence[str], columns: list[str] | None) -> tuple[str, ...]:
+    """The columns asked for, after checking that the header is one."""
+    doubled = sorted({name for name in header if list(header).count(name) > 1})
+    if doubled:
+        raise DataFileError(f"{path}: column {doubled[0]!r} occurs twice; rename one.")
+    if path.suffix.lower() == ".csv" and header and all(_is_number(name.strip()) for name in header):
+        raise DataFileError(f"{path}: the first line holds only numbers; a line of column names is needed.")
+    if columns is None:
+        return tuple(header)
+    missing = [name for name in columns if name not in header]
+    if missing:
+        raise DataFileError(f"{path}: no column {missing[0]!r}; it has {', '.join(header)}.")
+    return tuple(columns)
+
+
+def _stack(columns: list[Array]) -> Array:
+    return np.stack(columns, axis=1) if columns else np.zeros((0, 0))
+
+
+def _pyarrow(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtraError("csv and parquet files need pyarrow: pip install 'dasp[table]'.") from error

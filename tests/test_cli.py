@@ -1,0 +1,294 @@
+"""The command line, from files to files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import dasp
+from dasp.cli import main
+
+Capture = pytest.CaptureFixture[str]
+
+
+class Net(torch.nn.Module):
+    """Three features, two outputs; the products make the values differ from weight times input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([x[:, 0] * x[:, 1] + x[:, 2], 3 * x[:, 0] - x[:, 1] * x[:, 2]], dim=1) * self.scale
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(2.0))
+
+
+ROWS = np.array([[1.0, 2.0, 3.0], [2.0, -1.0, 0.5], [0.0, 4.0, 1.0]])
+# Zero baseline, hand-computed: a product is shared evenly by its two factors.
+FIRST = 2 * np.stack([ROWS[:, 0] * ROWS[:, 1] / 2, ROWS[:, 0] * ROWS[:, 1] / 2, ROWS[:, 2]], axis=1)
+SECOND = 2 * np.stack([3 * ROWS[:, 0], -ROWS[:, 1] * ROWS[:, 2] / 2, -ROWS[:, 1] * ROWS[:, 2] / 2], axis=1)
+
+
+def save(model: torch.nn.Module, example: torch.Tensor, path: Path) -> Path:
+    program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+    torch.export.save(program, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(Net(), torch.zeros(2, 3), tmp_path_factory.mktemp("net") / "net.pt2")
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.csv"
+    path.write_text("a,b,c\n" + "".join(",".join(map(str, row)) + "\n" for row in ROWS))
+    return path
+
+
+def run(*arguments: Any) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return int(stop.value.code or 0)
+
+
+def explain(net: Path, rows: Path, *more: Any, out: Path | None = None, baseline: Any = "zeros") -> tuple[int, Any]:
+    out = rows.parent / "out.parquet" if out is None else out
+    method = () if "--method" in more else ("--method", "exact")
+    code = run("explain", net, rows, "--baseline", baseline, "--out", out, *method, *more)
+    return code, pq.read_table(out) if code == 0 else None
+
+
+def values(table: Any, names: str = "abc") -> Any:
+    return np.stack([table.column(name).to_numpy() for name in names], axis=1)
+
+
+def test_values_are_those_computed_by_hand(net: Path, rows: Path) -> None:
+    code, table = explain(net, rows, "--target", 0)
+    assert code == 0
+    assert table.column_names == ["sample", "target", "a", "b", "c", "base_value", "output", "gap"]
+    np.testing.assert_allclose(values(table), FIRST, atol=1e-6)
+    np.testing.assert_allclose(table.column("output"), FIRST.sum(1), atol=1e-6)
+    np.testing.assert_array_equal(table.column("base_value"), np.zeros(3))
+    np.testing.assert_allclose(table.column("gap"), np.zeros(3), atol=1e-6)
+    assert table.column("sample").to_pylist() == [0, 1, 2]
+    assert table.column("target").to_pylist() == [0, 0, 0]
+
+
+def test_chunks_change_nothing(net: Path, rows: Path) -> None:
+    whole = explain(net, rows, "--target", 1)[1]
+    parts = explain(net, rows, "--target", 1, "--chunk", 2)[1]
+    assert parts.column("sample").to_pylist() == [0, 1, 2]
+    np.testing.assert_allclose(values(parts), values(whole), rtol=1e-6)
+
+
+def test_argmax_picks_each_rows_largest_output(net: Path, rows: Path) -> None:
+    table = explain(net, rows, "--target", "argmax")[1]
+    larger = FIRST.sum(1) < SECOND.sum(1)
+    assert larger.tolist() == [False, True, False]
+    assert table.column("target").to_pylist() == larger.astype(int).tolist()
+    np.testing.assert_allclose(values(table), np.where(larger[:, None], SECOND, FIRST), atol=1e-5)
+
+
+def test_several_targets_follow_one_another(net: Path, rows: Path) -> None:
+    table = explain(net, rows, "--target", 0, "--target", 1)[1]
+    assert table.column("sample").to_pylist() == [0, 0, 1, 1, 2, 2]
+    assert table.column("target").to_pylist() == [0, 1] * 3
+    np.testing.assert_allclose(values(table)[1::2], SECOND, atol=1e-5)
+
+
+def test_the_mean_and_a_file_as_baseline(net: Path, rows: Path) -> None:
+    mean = explain(net, rows, "--target", 0, baseline="mean")[1]
+    # Mean row 1, 5/3, 3/2: the output there is 2 (5/3 + 3/2).
+    np.testing.assert_allclose(mean.column("base_value"), np.full(3, 19 / 3), rtol=1e-5)
+    file = rows.parent / "base.csv"
+    file.write_text("c,b,a\n1,0,0\n")
+    table = explain(net, rows, "--target", 0, baseline=file)[1]
+    np.testing.assert_allclose(table.column("base_value"), np.full(3, 2.0), rtol=1e-6)
+
+
+def test_columns_are_picked_and_ordered(net: Path, rows: Path) -> None:
+    wide = rows.parent / "wide.csv"
+    lines = ["name,c,b,a"] + [f"x,{row[2]},{row[1]},{row[0]}" for row in ROWS]
+    wide.write_text("\n".join(lines))
+    table = explain(net, wide, "--target", 0, "--columns", "a,b,c")[1]
+    np.testing.assert_allclose(values(table), FIRST, atol=1e-6)
+
+
+def test_settings_are_in_the_metadata(net: Path, rows: Path) -> None:
+    table = explain(net, rows, "--target", 0, "--method", "permutation", "--permutations", 8, "--seed", 3)[1]
+    about = json.loads(table.schema.metadata[b"dasp"])
+    assert about["method"] == "PermutationSampling"
+    assert (about["settings"]["permutations"], about["settings"]["seed"]) == (8, 3)
+    assert (about["baseline"], about["target"], about["dtype"]) == ("zeros", ["0"], "float32")
+
+
+def test_sampling_writes_its_standard_errors(net: Path, rows: Path) -> None:
+    table = explain(net, rows, "--target", 0, "--method", "permutation", "--permutations", 8)[1]
+    assert {"a_se", "b_se", "c_se"} <= set(table.column_names)
+    # An antithetic pair shares every product of two features evenly: no error at all.
+    np.testing.assert_allclose(values(table), FIRST, atol=1e-5)
+    np.testing.assert_allclose(table.column("a_se"), np.zeros(3), atol=1e-5)
+
+
+def test_audit_adds_the_measured_error(net: Path, rows: Path) -> None:
+    table = explain(net, rows, "--target", 0, "--audit", 100)[1]
+    assert (np.array(table.column("audit_error")) < 1e-3).all()
+    assert (np.array(table.column("audit_high")) >= np.array(table.column("audit_low"))).all()
+    assert set(table.column("audit_evaluations").to_pylist()) <= set(range(50, 101))
+
+
+def test_double_precision_is_computed_in_double(net: Path, rows: Path) -> None:
+    table = explain(net, rows, "--target", 0, "--dtype", "float64")[1]
+    assert str(table.schema.field("a").type) == "double"
+    np.testing.assert_allclose(values(table), FIRST, atol=1e-13)
+
+
+def test_images_and_their_players_have_names(tmp_path: Path) -> None:
+    class Mean(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.flatten(1).mean(1) * 8
+
+    net = save(Mean(), torch.zeros(2, 1, 2, 4), tmp_path / "mean.pt2")
+    rows = tmp_path / "rows.npy"
+    np.save(rows, np.arange(8.0).reshape(1, 1, 2, 4))
+    table = explain(net, rows)[1]
+    assert table.column_names[2:10] == [f"p_{row}_{column}" for row in range(2) for column in range(4)]
+    np.testing.assert_allclose(table.column("p_1_2"), [6.0], rtol=1e-6)
+    patches = explain(net, rows, "--players", "grid:2x2")[1]
+    assert patches.column_names[2:4] == ["patch_0_0", "patch_0_1"]
+    np.testing.assert_allclose(patches.column("patch_0_1"), [2 + 3 + 6 + 7], rtol=1e-6)
+    np.save(tmp_path / "mask.npy", np.array([[5, 5, 5, 5], [7, 7, 7, 7]]))
+    masked = explain(net, rows, "--players", tmp_path / "mask.npy")[1]
+    np.testing.assert_allclose(masked.column("player_7"), [22.0], rtol=1e-6)
+
+
+def test_a_table_without_names_numbers_its_players(net: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", ROWS)
+    table = explain(net, tmp_path / "rows.npy", "--target", 0)[1]
+    np.testing.assert_allclose(values(table, ("p0", "p1", "p2")), FIRST, atol=1e-6)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--columns", "a,b,height"], "no column 'height'"),
+        (["--target", "2"], "target"),
+        (["--target", "best"], "--target 'best'"),
+        (["--target", "argmax", "--target", "1"], "cannot be combined"),
+        ([], "target"),
+        (["--players", "grid:2"], "--players 'grid:2'"),
+        (["--players", "nothing.npy"], "nothing.npy"),
+        (["--nodes", "4"], "--nodes is an option of --method propagation"),
+        (["--target", "0", "--audit", "3"], "too few"),
+        (["--columns", "a,b", "--target", "0"], "shape"),
+    ],
+)
+def test_wrong_options_are_one_line_and_leave_nothing(
+    net: Path, rows: Path, capsys: Capture, arguments: list[str], message: str
+) -> None:
+    code, _ = explain(net, rows, *arguments)
+    error = capsys.readouterr().err
+    assert code == 2
+    assert error.splitlines()[-1].startswith("error: ")
+    assert message in error
+    assert "Traceback" not in error
+    assert sorted(os.listdir(rows.parent)) == ["rows.csv"]
+
+
+@pytest.mark.parametrize("content", ["a,b,c\n1,2,x\n", "a,b,c\n1,2,nan\n"])
+def test_a_bad_cell_is_named(net: Path, rows: Path, capsys: Capture, content: str) -> None:
+    rows.write_text(content)
+    code, _ = explain(net, rows, "--target", 0)
+    assert code == 2
+    assert "row 1, column 'c'" in capsys.readouterr().err
+
+
+def test_a_column_with_the_name_of_a_result_is_refused(net: Path, rows: Path, capsys: Capture) -> None:
+    rows.write_text("a,output,c\n1,2,3\n")
+    assert explain(net, rows, "--target", 0)[0] == 2
+    assert "'output' is the name of a result column" in capsys.readouterr().err
+
+
+def test_a_corrupt_or_foreign_model_is_refused(rows: Path, capsys: Capture) -> None:
+    for content in (b"", b"PK\x03\x04 torn", b"not a zip"):
+        broken = rows.parent / "broken.pt2"
+        broken.write_bytes(content)
+        assert explain(broken, rows)[0] == 2
+        assert "broken.pt2" in capsys.readouterr().err
+    torch.save({"weight": torch.ones(2)}, rows.parent / "state.pt2")
+    assert explain(rows.parent / "state.pt2", rows)[0] == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_an_unwritable_output_is_found_before_any_work(net: Path, rows: Path, capsys: Capture) -> None:
+    code, _ = explain(net, rows, "--target", 0, out=rows.parent / "no" / "out.parquet")
+    assert code == 2
+    assert "does not exist" in capsys.readouterr().err
+    # The output is looked at even before the model, which is missing here.
+    code, _ = explain(rows.parent / "missing.pt2", rows, out=rows.parent / "no" / "out.parquet")
+    assert "does not exist" in capsys.readouterr().err
+
+
+def test_an_interrupt_between_chunks_leaves_the_old_file(
+    net: Path, rows: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    out = rows.parent / "out.parquet"
+    out.write_text("before")
+    whole = dasp.Explainer.__call__
+    calls: list[int] = []
+
+    def interrupted(self: dasp.Explainer, *arguments: Any, **options: Any) -> dasp.Attribution:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return whole(self, *arguments, **options)
+
+    monkeypatch.setattr(dasp.Explainer, "__call__", interrupted)
+    assert explain(net, rows, "--target", 0, "--chunk", 1, out=out)[0] == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert out.read_text() == "before"
+    assert sorted(os.listdir(rows.parent)) == ["out.parquet", "rows.csv"]
+
+
+def test_a_signal_leaves_no_half_file(net: Path, rows: Path) -> None:
+    out = rows.parent / "out.parquet"
+    endless = ["--method", "permutation", "--permutations", "100000000", "--target", "0", "--baseline", "zeros"]
+    command = [sys.executable, "-m", "dasp.cli", "explain", str(net), str(rows), "--out", str(out), *endless]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while len(os.listdir(rows.parent)) == 1 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(os.listdir(rows.parent)) == 2, "the temporary file should stand beside the rows"
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in error
+    assert "Traceback" not in error
+    assert os.listdir(rows.parent) == ["rows.csv"]
+
+
+def test_progress_can_be_asked_for(net: Path, rows: Path, capsys: Capture) -> None:
+    explain(net, rows, "--target", 0, "--progress")
+    assert "3/3" in capsys.readouterr().err
+    explain(net, rows, "--target", 0, "--no-progress")
+    assert "3/3" not in capsys.readouterr().err
+
+
+def test_usage_errors_are_those_of_any_command(capsys: Capture) -> None:
+    assert run("explain") == 2
+    assert "Usage" in capsys.readouterr().err
+    assert run("--help") == 0
+    assert "explain" in capsys.readouterr().out

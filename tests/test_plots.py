@@ -1,0 +1,170 @@
+"""Every plot: what is drawn are the attribution's numbers, and wrong calls are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+
+import dasp
+from dasp.errors import InputError, MissingExtraError
+
+mpl.use("Agg")
+
+NAMES = ("age", "dose", "weight", "height")
+WEIGHTS = torch.tensor([1.0, -2.0, 0.5, 0.0])
+ROWS = torch.tensor([[1.0, 2.0, 4.0, 3.0], [3.0, 1.0, -2.0, 1.0], [2.0, 0.0, 2.0, 5.0]])
+
+
+@pytest.fixture(autouse=True)
+def close_figures() -> Iterator[None]:
+    yield
+    pyplot.close("all")
+
+
+class Linear(torch.nn.Module):
+    """Weighted sum of all elements: values are weight times input, whatever the players."""
+
+    def __init__(self, weights: torch.Tensor) -> None:
+        super().__init__()
+        self.weights = torch.nn.Parameter(weights)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x * self.weights).flatten(1).sum(1) + 10
+
+
+def rows_result() -> dasp.Attribution:
+    return dasp.Explainer(Linear(WEIGHTS), 0.0, method=dasp.Exact(), feature_names=NAMES)(ROWS)
+
+
+def image_result(weights: torch.Tensor, pixels: torch.Tensor, *, patch: int | None = None) -> dasp.Attribution:
+    players = None if patch is None else dasp.players.grid(patch, patch)
+    method = dasp.PermutationSampling(permutations=2)
+    return dasp.Explainer(Linear(weights), 0.0, method=method, players=players)(pixels)
+
+
+def bars(ax: Axes) -> dict[str, float]:
+    labels = [tick.get_text() for tick in ax.get_yticklabels()]
+    places = dict(zip(ax.get_yticks(), labels, strict=True))
+    return {places[round(p.get_y() + p.get_height() / 2, 6)]: p.get_width() for p in ax.patches}  # type: ignore[attr-defined]
+
+
+def test_bar_shows_the_mean_magnitude_over_rows() -> None:
+    ax = dasp.plots.bar(rows_result())
+    expected = {"age": 2.0, "dose": 2.0, "weight": 4 / 3, "height": 0.0}
+    assert bars(ax) == pytest.approx(expected)
+
+
+def test_bar_of_a_row_is_signed_and_gathers_the_rest() -> None:
+    ax = dasp.plots.bar(rows_result(), 0, max_display=2)
+    assert bars(ax) == pytest.approx({"dose = 2": -4.0, "weight = 4": 2.0, "2 others together": 1.0})
+    assert ax.get_yticklabels()[0].get_text() == "dose = 2"
+
+
+def test_waterfall_goes_from_the_base_value_to_the_output() -> None:
+    ax = dasp.plots.waterfall(rows_result(), 0)
+    spans = [(p.get_x(), p.get_x() + p.get_width()) for p in ax.patches]  # type: ignore[attr-defined]
+    assert spans[0][0] == pytest.approx(10)
+    assert spans[-1][1] == pytest.approx(9)
+    assert all(before[1] == pytest.approx(after[0]) for before, after in pairwise(spans))
+    assert bars(ax) == pytest.approx({"dose = 2": -4.0, "weight = 4": 2.0, "age = 1": 1.0, "height = 3": 0.0})
+
+
+def test_waterfall_shows_a_gap_as_its_own_step() -> None:
+    result = rows_result()
+    assert isinstance(result.values, torch.Tensor)
+    short = dataclasses.replace(result, values=result.values * 0.5)
+    assert bars(dasp.plots.waterfall(short, 0))["not attributed (gap)"] == pytest.approx(-0.5)
+    assert "not attributed (gap)" not in bars(dasp.plots.waterfall(result, 0))
+
+
+def test_beeswarm_puts_a_dot_at_every_value() -> None:
+    ax = dasp.plots.beeswarm(rows_result(), max_display=3)
+    drawn = [np.sort(np.asarray(dots.get_offsets())[:, 0]) for dots in ax.collections]
+    for dots, player in zip(drawn, (0, 1, 2), strict=True):
+        np.testing.assert_allclose(dots, np.sort((ROWS * WEIGHTS)[:, player].numpy()), rtol=1e-6)
+    assert {tick.get_text() for tick in ax.get_yticklabels()} == {"age", "dose", "weight"}
+
+
+def test_equal_values_do_not_hide_each_other() -> None:
+    result = dasp.Explainer(Linear(torch.ones(2)), 0.0, method=dasp.Exact())(torch.ones(5, 2))
+    dots = np.asarray(dasp.plots.beeswarm(result).collections[0].get_offsets())
+    assert len(np.unique(dots[:, 1])) == 5
+
+
+def test_image_draws_the_values_on_a_symmetric_scale() -> None:
+    weights = torch.arange(-4.0, 4.0).reshape(1, 2, 4)
+    ax = dasp.plots.image(image_result(weights, torch.ones(2, 1, 2, 4)), 1)
+    drawn = ax.images[-1]
+    np.testing.assert_allclose(np.asarray(drawn.get_array()), weights[0].numpy(), atol=1e-5)
+    assert drawn.get_clim() == pytest.approx((-4, 4))
+    np.testing.assert_array_equal(np.asarray(ax.images[0].get_array()), np.ones((2, 4)))
+
+
+def test_image_adds_the_channels_of_a_pixel() -> None:
+    weights = torch.stack([torch.ones(2, 2), 2 * torch.ones(2, 2)])
+    ax = dasp.plots.image(image_result(weights, torch.ones(1, 2, 2, 2)))
+    np.testing.assert_allclose(np.asarray(ax.images[-1].get_array()), 3 * np.ones((2, 2)), atol=1e-5)
+
+
+def test_image_shows_a_patch_its_value_once() -> None:
+    weights = torch.stack([torch.ones(2, 4), 2 * torch.ones(2, 4)])
+    ax = dasp.plots.image(image_result(weights, torch.ones(1, 2, 2, 4), patch=2))
+    np.testing.assert_allclose(np.asarray(ax.images[-1].get_array()), 12 * np.ones((2, 4)), rtol=1e-6)
+
+
+def test_image_without_any_difference_draws_zeros() -> None:
+    ax = dasp.plots.image(image_result(torch.ones(1, 2, 2), torch.zeros(1, 1, 2, 2)))
+    np.testing.assert_array_equal(np.asarray(ax.images[-1].get_array()), np.zeros((2, 2)))
+
+
+@pytest.mark.parametrize("plot", [dasp.plots.bar, dasp.plots.beeswarm, dasp.plots.waterfall])
+def test_plots_draw_on_given_axes_and_return_them(plot: Callable[..., Axes]) -> None:
+    _, ax = pyplot.subplots()
+    assert plot(rows_result(), ax=ax) is ax
+
+
+def test_several_targets_are_picked_by_their_place() -> None:
+    model = torch.nn.Linear(2, 3)
+    result = dasp.Explainer(model, 0.0, method=dasp.Exact())(torch.ones(1, 2), [0, 2])
+    shown = bars(dasp.plots.bar(result, 0, target_index=1))
+    assert sorted(shown.values()) == pytest.approx(sorted(model.weight[2].tolist()), rel=1e-5)
+
+
+def test_wrong_calls_are_refused() -> None:
+    result = rows_result()
+    with pytest.raises(InputError, match=r"index 3: the attribution has 3 row"):
+        dasp.plots.waterfall(result, 3)
+    with pytest.raises(InputError, match="target_index 1: the attribution has 1 target"):
+        dasp.plots.beeswarm(result, target_index=1)
+    with pytest.raises(InputError, match="max_display 0"):
+        dasp.plots.bar(result, max_display=0)
+    with pytest.raises(InputError, match=r"this input has \(4,\)"):
+        dasp.plots.image(result)
+    with pytest.raises(InputError, match="input_index 1"):
+        dasp.plots.image(result, input_index=1)
+    with pytest.raises(InputError, match="limit 0"):
+        dasp.plots.image(result, limit=0)
+
+
+@pytest.mark.parametrize("plot", [dasp.plots.bar, dasp.plots.beeswarm, dasp.plots.waterfall])
+def test_a_missing_matplotlib_names_the_extra(plot: Callable[..., Axes], monkeypatch: pytest.MonkeyPatch) -> None:
+    result = rows_result()
+    known = importlib.import_module
+
+    def absent(name: str) -> object:
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return known(name)
+
+    monkeypatch.setattr("dasp.plots._common.importlib.import_module", absent)
+    with pytest.raises(MissingExtraError, match=r"pip install 'dasp\[plots\]'"):
+        plot(result)

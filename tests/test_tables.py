@@ -1,0 +1,196 @@
+"""Reading rows and baselines, and writing tables without ever leaving half a file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dasp.errors import DataFileError, InputError, MissingExtraError, OutputFileError
+from dasp.tables import TableWriter, read_baseline, read_rows, unique_names
+
+CSV = "age,dose,weight\n30,0.5,70\n41, 1.5 ,82.25\n"
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_csv_is_read_by_name_and_in_the_order_asked_for(tmp_path: Path) -> None:
+    rows = read_rows(write(tmp_path / "rows.csv", CSV), columns=["weight", "age"])
+    assert rows.names == ("weight", "age")
+    np.testing.assert_array_equal(rows.data, [[70, 30], [82.25, 41]])
+
+
+def test_every_column_is_taken_when_none_is_named(tmp_path: Path) -> None:
+    rows = read_rows(write(tmp_path / "rows.csv", CSV))
+    assert rows.names == ("age", "dose", "weight")
+    np.testing.assert_array_equal(rows.data, [[30, 0.5, 70], [41, 1.5, 82.25]])
+
+
+def test_csv_npy_and_parquet_agree(tmp_path: Path) -> None:
+    csv = read_rows(write(tmp_path / "rows.csv", CSV))
+    np.save(tmp_path / "rows.npy", csv.data)
+    pq.write_table(pa.table(dict(zip(csv.names or (), csv.data.T, strict=True))), tmp_path / "rows.parquet")
+    np.testing.assert_array_equal(read_rows(tmp_path / "rows.npy").data, csv.data)
+    parquet = read_rows(tmp_path / "rows.parquet")
+    np.testing.assert_array_equal(parquet.data, csv.data)
+    assert parquet.names == csv.names
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n3,x7\n", r"row 2, column 'b' is 'x7', which is not a number"),
+        ("a,b\n1,2\n3,\n", r"row 2, column 'b' is empty"),
+        ("a,b\n1,nan\n3,4\n", r"row 1, column 'b' is nan"),
+        ("a,b\n1,2\n-inf,4\n", r"row 2, column 'a' is -inf"),
+        ("a\n1\n\n3\n", r"row 2, column 'a' is empty"),
+        ("a,b\n1,2\n3\n", r"not a table"),
+        ("a,a\n1,2\n", r"column 'a' occurs twice"),
+        ("1,2\n3,4\n", r"first line holds only numbers"),
+        ("a,b\n", r"holds no rows"),
+        ("", r"not a table"),
+    ],
+)
+def test_a_bad_csv_is_named_with_its_row_and_column(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataFileError, match=message):
+        read_rows(write(tmp_path / "rows.csv", text))
+
+
+def test_a_missing_column_lists_those_there_are(tmp_path: Path) -> None:
+    with pytest.raises(DataFileError, match="no column 'height'; it has age, dose, weight"):
+        read_rows(write(tmp_path / "rows.csv", CSV), columns=["age", "height"])
+
+
+def test_text_outside_the_chosen_columns_does_no_harm(tmp_path: Path) -> None:
+    rows = read_rows(write(tmp_path / "rows.csv", "id,x\nalice,1\nbob,2\n"), columns=["x"])
+    np.testing.assert_array_equal(rows.data, [[1], [2]])
+
+
+def test_a_parquet_with_text_or_gaps_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"x": ["a", "b"]}), path)
+    with pytest.raises(DataFileError, match="column 'x' holds string"):
+        read_rows(path)
+    pq.write_table(pa.table({"x": [1.0, None]}), path)
+    with pytest.raises(DataFileError, match="row 2, column 'x' is empty"):
+        read_rows(path)
+    path.write_bytes(b"PAR1 not really")
+    with pytest.raises(DataFileError, match="not a readable parquet file"):
+        read_rows(path)
+
+
+def test_bad_npy_files(tmp_path: Path) -> None:
+    path = tmp_path / "rows.npy"
+    path.write_bytes(b"not numpy")
+    with pytest.raises(DataFileError, match=r"not a \.npy array"):
+        read_rows(path)
+    np.save(path, np.array(["a", "b"]))
+    with pytest.raises(DataFileError, match="must be numbers"):
+        read_rows(path)
+    np.save(path, np.zeros((0, 3)))
+    with pytest.raises(DataFileError, match="holds no rows"):
+        read_rows(path)
+    values = np.zeros((5, 2, 2), dtype=np.float32)
+    values[3, 1, 0] = np.inf
+    np.save(path, values)
+    with pytest.raises(DataFileError, match=r"row 4, position \(1, 0\) is inf"):
+        read_rows(path)
+    np.save(path, np.zeros((2, 2)))
+    with pytest.raises(DataFileError, match="no column names"):
+        read_rows(path, columns=["a"])
+
+
+def test_unknown_names_and_missing_files(tmp_path: Path) -> None:
+    with pytest.raises(DataFileError, match="no such file"):
+        read_rows(tmp_path / "rows.csv")
+    with pytest.raises(DataFileError, match="cannot tell the format"):
+        read_rows(tmp_path / "rows.xlsx")
+
+
+def test_baselines(tmp_path: Path) -> None:
+    rows = read_rows(write(tmp_path / "rows.csv", CSV), columns=["weight", "age"])
+    assert read_baseline("zeros", rows) == 0.0
+    np.testing.assert_allclose(read_baseline("mean", rows), [76.125, 35.5], rtol=1e-15)
+    one = write(tmp_path / "base.csv", "age,weight\n20,60\n")
+    np.testing.assert_array_equal(read_baseline(str(one), rows), [60, 20])
+    np.save(tmp_path / "base.npy", np.array([[1.0, 2.0]]))
+    np.testing.assert_array_equal(read_baseline(str(tmp_path / "base.npy"), rows), [1, 2])
+
+
+def test_bad_baselines(tmp_path: Path) -> None:
+    rows = read_rows(write(tmp_path / "rows.csv", CSV))
+    with pytest.raises(DataFileError, match="give zeros, mean"):
+        read_baseline("ones", rows)
+    with pytest.raises(DataFileError, match="this file holds 2"):
+        read_baseline(str(tmp_path / "rows.csv"), rows)
+    np.save(tmp_path / "base.npy", np.zeros(4))
+    with pytest.raises(DataFileError, match=r"shape \(4,\), but one row .* shape \(3,\)"):
+        read_baseline(str(tmp_path / "base.npy"), rows)
+    np.save(tmp_path / "base.npy", np.array([0.0, np.nan, 0.0]))
+    with pytest.raises(DataFileError, match="finite"):
+        read_baseline(str(tmp_path / "base.npy"), rows)
+
+
+def test_chunks_are_appended_and_metadata_kept(tmp_path: Path) -> None:
+    path = tmp_path / "out.parquet"
+    with TableWriter(path) as writer:
+        writer.write({"row": np.arange(2), "x": np.array([0.5, 1.5])}, metadata={"dasp": "settings"})
+        writer.write({"row": np.arange(2, 3), "x": np.array([2.5])}, metadata={"dasp": "settings"})
+    table = pq.read_table(path)
+    assert table.to_pydict() == {"row": [0, 1, 2], "x": [0.5, 1.5, 2.5]}
+    assert table.schema.metadata[b"dasp"] == b"settings"
+    assert os.listdir(tmp_path) == ["out.parquet"]
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, ValueError])
+def test_an_interrupt_leaves_what_was_there_before(tmp_path: Path, interruption: type[BaseException]) -> None:
+    path = write(tmp_path / "out.parquet", "before")
+    with pytest.raises(interruption), TableWriter(path) as writer:
+        writer.write({"x": np.arange(3)}, metadata={})
+        raise interruption
+    assert path.read_text() == "before"
+    assert os.listdir(tmp_path) == ["out.parquet"]
+
+
+def test_the_file_gets_the_usual_permissions(tmp_path: Path) -> None:
+    with TableWriter(tmp_path / "out.parquet") as writer:
+        writer.write({"x": np.arange(3)}, metadata={})
+    usual = tmp_path / "usual"
+    usual.touch()
+    assert (tmp_path / "out.parquet").stat().st_mode == usual.stat().st_mode
+
+
+def test_an_unwritable_output_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(OutputFileError, match="does not exist"):
+        TableWriter(tmp_path / "nowhere" / "out.parquet")
+    with pytest.raises(OutputFileError, match="is a folder"):
+        TableWriter(tmp_path)
+    write(tmp_path / "file", "")
+    with pytest.raises(OutputFileError, match="does not exist"):
+        TableWriter(tmp_path / "file" / "out.parquet")
+    with pytest.raises(OutputFileError, match="cannot be written there"):
+        TableWriter(tmp_path / ("long" * 70 + ".parquet"))
+
+
+def test_names_that_would_clash_are_refused() -> None:
+    assert unique_names(["a", "b"], ["row"], "rows.csv") == ("a", "b")
+    with pytest.raises(InputError, match="'b' occurs twice"):
+        unique_names(["b", "a", "b"], ["row"], "rows.csv")
+    with pytest.raises(InputError, match="'row' is the name of a result column"):
+        unique_names(["row"], ["row"], "rows.csv")
+
+
+def test_a_missing_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr("dasp.tables.importlib.import_module", absent)
+    with pytest.raises(MissingExtraError, match=r"pip install 'dasp\[table\]'"):
+        read_rows(write(tmp_path / "rows.csv", CSV))
