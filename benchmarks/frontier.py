@@ -24,9 +24,11 @@ import report
 from data import data_folder
 from problems import BUILDERS, Problem
 
-REPEAT_BELOW = 3.0
-"""A method that takes fewer seconds is run again, and the faster time is kept."""
-REPEATS = 3
+REPEATS = 5
+"""The fastest of up to this many runs is kept: the first one also loads libraries, captures and compiles."""
+REPEAT_SECONDS = 4.0
+"""No further run once the runs so far took this long in all, except that anything below TWICE_BELOW runs twice."""
+TWICE_BELOW = 15.0
 
 
 def main() -> int:
@@ -85,7 +87,7 @@ def measure(problem: Problem, method: methods.Method) -> dict[str, Any]:
     row: dict[str, Any] = {"family": method.family, "label": method.label}
     seconds: list[float] = []
     try:
-        while not seconds or (len(seconds) < REPEATS and seconds[0] < REPEAT_BELOW):
+        while _once_more(seconds):
             methods.settle()
             start = time.perf_counter()
             outcome = method.run()
@@ -107,6 +109,12 @@ def measure(problem: Problem, method: methods.Method) -> dict[str, Any]:
         "errors": errors.tolist(),
         "spearmans": ranks.tolist(),
     }
+
+
+def _once_more(seconds: list[float]) -> bool:
+    if len(seconds) < 2:
+        return not seconds or seconds[0] < TWICE_BELOW
+    return len(seconds) < REPEATS and sum(seconds) < REPEAT_SECONDS
 
 
 def _size(name: str, quick: bool) -> dict[str, Any]:

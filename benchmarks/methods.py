@@ -95,7 +95,7 @@ def parkinson(problem: Problem, *, quick: bool) -> list[Method]:
         _propagation(problem, "full rank, exact ends", "5 nodes", **{**conditioned, "condition": False}),
         *(
             _propagation(problem, ENDS, f"5 nodes, mixture {h}", mixture=h, **conditioned)
-            for h in ((0, 2) if quick else (0, 2, 4, 6))
+            for h in ((0, 2) if quick else (0, 1, 2, 4, 6))
         ),
         *_permutations(problem, (4, 16, 64) if quick else (4, 16, 64, 128, 256, 1024)),
         *(reference(problem, sizes) for sizes in ((4, 18) if quick else (2, 4, 8, 18))),

@@ -17,10 +17,11 @@ from .attribution import RESERVED, Attribution
 from .audit import audit
 from .errors import InputError, InputTypeError
 from .estimators import Estimate, Estimator, Propagation
-from .game import Game, Players, Targets, take_rows
+from .game import Game, Players, take_rows
 from .model import Model
 from .players import Layout
 from .propagate import OpSupport, make_plan
+from .targets import Targets
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -105,8 +106,8 @@ class Explainer:
             An `Attribution`, tensors on the model's device and in the inputs' floating dtype.
 
         Raises:
-            InputTypeError, InputError: an argument has the wrong type, shape, dtype or device, or holds NaN or infinity;
-                the message says which and what to do.
+            InputTypeError, InputError: an argument has the wrong type, shape, dtype or device, or holds NaN or
+                infinity; the message says which and what to do.
         """
         # Inference tensors cannot take part in autograd: leave the mode, and clone what was made in it.
         with torch.inference_mode(False):
@@ -153,17 +154,17 @@ class Explainer:
         if not parts:
             raise InputError("inputs: the tuple is empty.")
         names = ["inputs"] if len(parts) == 1 else [f"inputs[{i}]" for i in range(len(parts))]
-        tensors = tuple(self._tensor(part, name) for part, name in zip(parts, names))
-        for x, name in zip(tensors, names):
+        tensors = tuple(self._tensor(part, name) for part, name in zip(parts, names, strict=True))
+        for x, name in zip(tensors, names, strict=True):
             if x.ndim == 0:
                 raise InputError(f"{name}: a single number has no batch axis. Give a tensor of shape (rows, ...).")
             if x.shape[0] != tensors[0].shape[0]:
                 raise InputError(
                     f"{name}: {x.shape[0]} rows, but {names[0]} has {tensors[0].shape[0]}. Every input needs the same."
                 )
-        for x, name in zip(tensors, names):
+        for x, name in zip(tensors, names, strict=True):
             self._check_dtype_and_device(x, name)
-        for x, name in zip(tensors, names):
+        for x, name in zip(tensors, names, strict=True):
             _check_finite(x, name)
             if x.numel() == 0:
                 raise InputError(f"{name}: empty, shape {tuple(x.shape)}. There is nothing to explain.")
@@ -172,11 +173,11 @@ class Explainer:
     def _tensor(self, part: Any, name: str) -> Tensor:
         if isinstance(part, np.ndarray):
             try:
-                part = torch.from_numpy(np.ascontiguousarray(part))
+                array = torch.from_numpy(np.array(part))
             except TypeError:
                 raise InputTypeError(f"{name}: a numpy array of {part.dtype} holds no numbers a model takes.") from None
-            dtype = self.model.dtype if part.is_floating_point() else None
-            return part.to(device=self.model.device, dtype=dtype, copy=True)
+            dtype = self.model.dtype if array.is_floating_point() else None
+            return array.to(device=self.model.device, dtype=dtype)
         if not isinstance(part, Tensor):
             raise InputTypeError(f"{name}: expected a tensor or a numpy array, got {type(part).__name__}.")
         if part.layout != torch.strided or part.is_complex() or part.is_quantized:
@@ -209,19 +210,19 @@ class Explainer:
             players = Players.elements(shapes)
         elif isinstance(asked, Players):
             if [tuple(label.shape) for label in asked.labels] != shapes:
-                raise InputError(
-                    f"players: made for shapes {[tuple(label.shape) for label in asked.labels]}, the inputs have {shapes}."
-                )
+                made = [tuple(label.shape) for label in asked.labels]
+                raise InputError(f"players: made for inputs of shapes {made}, and these have {shapes}.")
             players = asked
         elif isinstance(asked, Layout):
             players = asked.build(shapes)
         elif isinstance(asked, Tensor | np.ndarray | tuple):
             parts = asked if isinstance(asked, tuple) else (asked,)
-            masks = tuple(torch.from_numpy(m) if isinstance(m, np.ndarray) else m for m in parts)
-            for i, (mask, x) in enumerate(zip(masks, inputs)):
+            masks = tuple(_mask(part) for part in parts)
+            for i, (mask, x) in enumerate(zip(masks, inputs, strict=False)):
                 if isinstance(mask, Tensor) and isinstance(parts[i], Tensor) and mask.device != x.device:
                     raise InputError(
-                        f"players: the mask is on {mask.device}, the input on {x.device}. Use mask.to({str(x.device)!r})."
+                        f"players: the mask is on {mask.device}, the input on {x.device}. "
+                        f"Use mask.to({str(x.device)!r})."
                     )
             players = Players.from_mask(masks, shapes)
         else:
@@ -245,7 +246,7 @@ class Explainer:
         else:
             parts = (asked,) * len(inputs)
         names = [f"baseline[{i}]" if several else "baseline" for i in range(len(parts))]
-        return tuple(self._baseline(part, x, name) for part, x, name in zip(parts, inputs, names))
+        return tuple(self._baseline(part, x, name) for part, x, name in zip(parts, inputs, names, strict=True))
 
     def _baseline(self, part: Any, x: Tensor, name: str) -> Tensor:
         if isinstance(part, bool) or not isinstance(part, int | float | np.number | Tensor | np.ndarray):
@@ -278,12 +279,7 @@ class Explainer:
         # Two rows tell the shape; one row alone may be treated specially by an exported program.
         batch = inputs[0].shape[0]
         two = torch.arange(2, device=inputs[0].device) % batch
-        output: Any = self.model.evaluate(*(x[two] for x in inputs), *take_rows(extra, two, batch))
-        if not isinstance(output, Tensor):
-            raise InputTypeError(
-                f"model: its output is a {type(output).__name__}, not a tensor. Wrap it in a module that returns the "
-                "one tensor to explain."
-            )
+        output = self.model.evaluate(*(x[two] for x in inputs), *take_rows(extra, two, batch))
         if output.ndim == 0 or output.shape[0] != 2:
             raise InputError(
                 f"model: 2 rows went in and an output of shape {tuple(output.shape)} came out. The first axis of the "
@@ -345,6 +341,15 @@ def _plain(x: Tensor) -> Tensor:
     return x.clone() if x.is_inference() else x.detach()
 
 
+def _mask(part: Any) -> Any:
+    if not isinstance(part, np.ndarray):
+        return part
+    try:
+        return torch.from_numpy(np.array(part))
+    except TypeError:
+        raise InputTypeError(f"players: expected an array of integers, got one of {part.dtype}.") from None
+
+
 def _check_finite(x: Tensor, name: str) -> None:
     if not x.is_floating_point():
         return
@@ -352,7 +357,8 @@ def _check_finite(x: Tensor, name: str) -> None:
     if bool(bad.any()):
         index = tuple(bad.nonzero()[0].tolist())
         raise InputError(
-            f"{name}: holds NaN or infinity in {int(bad.sum())} place(s), the first at {index}. Fill or drop them first."
+            f"{name}: holds NaN or infinity in {int(bad.sum())} place(s), the first at {index}. "
+            "Fill or drop them first."
         )
 
 

@@ -1,7 +1,7 @@
 """Smooth activation functions with their derivatives of any order: `jet(x, order) -> (g, g', ..., g^(order))`.
 
-Written with truncated Taylor series: `g_k = g^(k) / k!`. A function with a differential equation gets its series from it
-(Griewank & Walther 2008, chapter 13): `t = tanh(u)` from `t' = (1 - t^2) u'`, the sigmoid from `p' = p (1 - p)`.
+Written with truncated Taylor series: `g_k = g^(k) / k!`. A function with a differential equation gets its series from
+it (Griewank & Walther 2008, chapter 13): `t = tanh(u)` from `t' = (1 - t^2) u'`, the sigmoid from `p' = p (1 - p)`.
 """
 
 from __future__ import annotations

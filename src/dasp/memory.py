@@ -11,11 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class _Live(TorchDispatchMode):
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """Counts the bytes of the storages that ops create and that are still alive, and the most there ever were."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         self.peak = 0
         self._known: dict[int, weakref.ref[Any]] = {}
@@ -55,7 +55,7 @@ def peak_bytes(compute: Callable[[], object]) -> int:
 
     Weights and tensors that existed before are not counted, nor are the workspaces inside an operation.
     """
-    with _Live() as live:
-        kept = compute()
-    del kept
+    live = _Live()
+    with live:
+        compute()
     return live.peak

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from .errors import InputError, InputTypeError, ModelFileError
 from .graph import Graph, capture, graph_of
 
 KEPT_GRAPHS = 8
+Kept = TypeVar("Kept")
 
 
 class Model:
@@ -41,6 +42,7 @@ class Model:
             )
         self.source = source
         self._graphs: dict[Any, Graph] = {}
+        self._kept: dict[Any, Any] = {}
 
     @property
     def name(self) -> str:
@@ -123,6 +125,15 @@ class Model:
             with evaluating(self.source):
                 self._graphs[key] = capture(self.source, inputs, extra, rows)
         return self._graphs[key]
+
+    def keep(self, key: Hashable, make: Callable[[], Kept]) -> Kept:
+        """What `make` gave for this key before, or gives now; the last few are kept."""
+        if key not in self._kept:
+            if len(self._kept) >= KEPT_GRAPHS:
+                self._kept.pop(next(iter(self._kept)))
+            self._kept[key] = make()
+        kept: Kept = self._kept[key]
+        return kept
 
     def _check_arguments(self, graph: Graph, inputs: Sequence[Tensor], extra: Sequence[Any]) -> None:
         if not inputs:

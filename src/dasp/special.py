@@ -73,11 +73,11 @@ def h(a: Tensor) -> Tensor:
 
 
 def expect(jet: Jet, integrands: Sequence[Polynomial], m: Tensor, v: Tensor, centre: Tensor) -> tuple[Tensor, ...]:
-    """`E p_j(g(X) - centre, g'(X), g''(X), ...)` for `X ~ N(m, v)` and polynomials `p_j`, by the trapezoid rule in one pass.
+    """`E p_j(g(X) - centre, g'(X), g''(X), ...)` for `X ~ N(m, v)` and polynomials `p_j`, by one trapezoid rule.
 
     The rule is spectrally accurate: about 1e-9 while `g` is smooth on the scale of `s / 5`. Gradients follow the heat
-    equation, `d/dm E f = E f'` and `d/dv E f = 1/2 E f''`, with the same rule and derivatives of the polynomials; so they
-    exist to any order and are the exact limits at `v = 0`. They hold for smooth `g` only: no kinks.
+    equation, `d/dm E f = E f'` and `d/dv E f = 1/2 E f''`, with the same rule and derivatives of the polynomials; so
+    they exist to any order and are the exact limits at `v = 0`. They hold for smooth `g` only: no kinks.
 
     Args:
         jet: `g` and its derivatives.

@@ -129,14 +129,17 @@ class _Work:
 
     @classmethod
     def prepare(cls, options: Propagation, game: Game) -> _Work:
-        graph = game.model.capture(game.inputs, game.extra)
-        labels = tuple(label + 1 for label in game.players.labels)
-        plan = make_plan(graph, labels, game.extra, game.batch)
-        plan.require_rules()
         n = game.players.count
         if options.mixture > n:
             raise InputError(f"mixture is {options.mixture}, and there are only {n} players")
-        per_row, per_factor = _bytes(game, plan)
+        graph = game.model.capture(game.inputs, game.extra)
+
+        def plan_and_measure() -> tuple[Plan, float, float]:
+            plan = make_plan(graph, [label + 1 for label in game.players.labels], game.extra, game.batch)
+            plan.require_rules()
+            return plan, *_bytes(game, plan)
+
+        plan, per_row, per_factor = game.model.keep((graph, game.players.key), plan_and_measure)
         options = _chosen(options, n, per_row, per_factor, game.memory)
         nodes = _quadrature(options, game)
         each = per_row + per_factor * _factors(options.rank, n)

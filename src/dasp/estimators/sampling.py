@@ -121,7 +121,7 @@ def stream(seed: int, *, audit: bool) -> torch.Generator:
 def row_blocks(game: Game) -> tuple[Tensor, ...]:
     """Rows in blocks small enough for the values along one pair of walks, float64, to stay under the memory bound."""
     each = 8 * 8 * (game.players.count + 1) * game.targets.count
-    return torch.arange(game.batch, device=game.device).split(max(1, game.memory // each))
+    return torch.split(torch.arange(game.batch, device=game.device), max(1, game.memory // each))
 
 
 def pair_estimates(game: Game, rows: Tensor, pairs: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -157,7 +157,7 @@ def _walk(game: Game, rows: Tensor, ranks: Tensor) -> Tensor:
     along = torch.cat((base, values.reshape(len(rows), walks, n - 1, -1), output), 2)  # (R, 2G, n + 1, T)
     index = ranks[None, :, :, None].expand(len(rows), -1, -1, along.shape[3])
     gains = along.diff(dim=2).gather(2, index)  # (R, 2G, n, T)
-    return gains.unflatten(1, (walks // 2, 2)).mean(2).permute(1, 0, 3, 2)
+    return (gains[:, 0::2] + gains[:, 1::2]).permute(1, 0, 3, 2) / 2
 
 
 def _check_int(name: str, value: object) -> None:
