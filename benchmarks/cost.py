@@ -116,7 +116,8 @@ def in_forwards(model: nn.Module, inputs: Tensor, targets: Tensor) -> Result:
                 "gradients_of_4_batches": ours / gradient,
             }
         )
-    return {"rows": rows, "time_by_kind": _kinds(lambda: explainer(inputs[:BATCH], targets[:BATCH]))}
+    kinds, operations = _profiled(lambda: explainer(inputs[:BATCH], targets[:BATCH]))
+    return {"rows": rows, "time_by_kind": kinds, "time_by_operation": operations}
 
 
 def _gradient(model: nn.Module, inputs: Tensor, targets: Tensor) -> Callable[[], object]:
@@ -129,23 +130,26 @@ def _gradient(model: nn.Module, inputs: Tensor, targets: Tensor) -> Callable[[],
     return run
 
 
-def _kinds(call: Callable[[], object]) -> dict[str, float]:
-    """Share of the time inside ATen kernels by kind of operation, and of everything outside them."""
+def _profiled(call: Callable[[], object]) -> tuple[dict[str, float], dict[str, float]]:
+    """Shares of the time by kind of ATen operation, all of it; and by operation, the largest twelve."""
     call()
     start = time.perf_counter()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         call()
         total = time.perf_counter() - start
     shares = dict.fromkeys([*KINDS, "other operations"], 0.0)
+    operations: dict[str, float] = {}
     for event in profiler.key_averages():
         if event.key.startswith("aten::"):
             name = event.key.removeprefix("aten::").removeprefix("_")
             kind = next(
                 (kind for kind, stems in KINDS.items() if any(stem in name for stem in stems)), "other operations"
             )
+            operations[name] = operations.get(name, 0.0) + event.self_cpu_time_total / 1e6 / total
             shares[kind] += event.self_cpu_time_total / 1e6 / total
     shares["outside operations (Python, autograd, profiler)"] = 1 - sum(shares.values())
-    return shares
+    largest = sorted(operations.items(), key=lambda item: item[1], reverse=True)[:12]
+    return shares, dict(largest)
 
 
 def per_pixel() -> Result:
@@ -188,7 +192,6 @@ def gaps(split: data.Split, mlp: nn.Module, digits: Tensor, targets: Tensor, mod
     """(d) |sum of values - (output - base value)| / sum of |values| at 16 Legendre nodes."""
     legendre = {"nodes": 16, "rule": "legendre"}
     images = torch.randn(8, 1, 56, 56, generator=torch.Generator().manual_seed(1))
-    # (network, inputs, target, options)
     cases: dict[str, tuple[nn.Module, Tensor, Tensor | int | None, dict[str, Any]]] = {
         "Parkinson MLP, diagonal": (mlp, split.test_inputs[:40], None, {"rank": 0}),
         "Parkinson MLP, full rank": (mlp, split.test_inputs[:40], None, {"rank": "full", "condition": False}),
@@ -247,12 +250,19 @@ def table(result: Result) -> str:
         "| ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in result["forwards"]["rows"]:
+        forward, gradient, explanation = (
+            1e3 * row[key] for key in ("forward_seconds", "gradient_of_4_batches_seconds", "explanation_seconds")
+        )
         lines.append(
-            f"| {row['batch']} | {1e3 * row['forward_seconds']:.3f} ms | {1e3 * row['gradient_of_4_batches_seconds']:.2f} ms "
-            f"| {1e3 * row['explanation_seconds']:.2f} ms | {row['forwards']:.1f} | {row['gradients_of_4_batches']:.1f} |"
+            f"| {row['batch']} | {forward:.3f} ms | {gradient:.2f} ms | {explanation:.2f} ms | {row['forwards']:.1f} "
+            f"| {row['gradients_of_4_batches']:.1f} |"
         )
     lines += ["", f"Where the time of a batch of {BATCH} goes:", "", "| kind | share |", "| --- | ---: |"]
     lines += [f"| {kind} | {100 * share:.0f} % |" for kind, share in result["forwards"]["time_by_kind"].items()]
+    largest = ", ".join(
+        f"{name} {100 * share:.0f} %" for name, share in result["forwards"]["time_by_operation"].items()
+    )
+    lines += ["", f"The largest operations: {largest}."]
     lines += [
         "",
         "Cost in players, small CNN, 4 images, diagonal, 4 nodes:",
@@ -268,8 +278,8 @@ def table(result: Result) -> str:
     published_ = result["published"]
     lines += [
         "",
-        f"DASP as published, 8 sizes: {published_['published_seconds']:.3f} s an image; diagonal, 4 nodes, batch {BATCH}: "
-        f"{1e3 * published_['diagonal_seconds']:.3f} ms an image; ratio {published_['ratio']:.0f}.",
+        f"DASP as published, 8 sizes: {published_['published_seconds']:.3f} s an image; diagonal, 4 nodes, "
+        f"batch {BATCH}: {1e3 * published_['diagonal_seconds']:.3f} ms an image; ratio {published_['ratio']:.0f}.",
         "",
         "Completeness gap at 16 Legendre nodes, relative to the sum of |values|:",
         "",

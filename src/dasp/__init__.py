@@ -24,3 +24,5 @@ from .estimators import Propagation as Propagation
 from .explainer import Explainer as Explainer
 from .game import Players as Players
 from .model import Model as Model
+from .propagate import OpSupport as OpSupport
+from .propagate import Support as Support

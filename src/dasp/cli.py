@@ -23,9 +23,11 @@ from .errors import DaspError, DataFileError, InputError
 from .estimators import Estimator, Exact, PermutationSampling, Propagation
 from .explainer import Explainer
 from .model import Model, load_program
+from .propagate import Support
 from .tables import Array, Rows, TableWriter, read_baseline, read_rows, unique_names
 
 AUDIT_COLUMNS = ("audit_error", "audit_low", "audit_high", "audit_evaluations")
+_CHECK_ROWS = 2  # of the zeros that stand in for inputs; the values do not matter
 _OPTIONS_OF = {
     "propagation": ("nodes", "rule", "rank", "mixture", "seed"),
     "exact": ("force",),
@@ -38,16 +40,12 @@ _ESTIMATORS: dict[str, type[Estimator]] = {
 }
 
 
-class _Rank(click.ParamType):
-    name = "N|full"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value == "full":
-            return value
-        try:
-            return int(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither a whole number nor 'full'.", param, ctx)
+def _rank(value: str) -> int | str:
+    """A number of factors, or the word full."""
+    try:
+        return value if value == "full" else int(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a whole number nor 'full'.") from None
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -67,7 +65,7 @@ def cli() -> None:
 @click.option("--method", type=click.Choice(list(_OPTIONS_OF)), default="propagation", show_default=True)
 @click.option("--nodes", type=int, help="propagation: quadrature nodes.")
 @click.option("--rule", type=click.Choice(["legendre", "lobatto"]), help="propagation: quadrature rule.")
-@click.option("--rank", type=_Rank(), help="propagation: shared factors; 0 for none, or 'full'.")
+@click.option("--rank", type=_rank, metavar="N|full", help="propagation: shared factors; 0 for none, or 'full'.")
 @click.option("--mixture", type=int, help="propagation: players enumerated exactly.")
 @click.option("--permutations", type=int, help="permutation: how many, in antithetic pairs.")
 @click.option("--seed", type=int, help="propagation, permutation: seed.")
@@ -94,10 +92,24 @@ def explain(**options: Any) -> None:
 
 @cli.command()
 @click.argument("model", metavar="MODEL.pt2")
+@click.option("--players", metavar="grid:HxW|pixels|channels|tokens|FILE.npy", help="Default: every element.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
-def check(model: str, as_json: bool) -> None:
+def check(model: str, players: str | None, as_json: bool) -> None:
     """List the operations that random values reach: exact, approximate or missing. Exit code 1 if one is missing."""
-    raise NotImplementedError
+    loaded = Model(model)
+    graph = loaded.capture((), ())
+    inputs = tuple(torch.zeros_like(graph.stand_in(node, _CHECK_ROWS), device=loaded.device or "cpu") for node in graph.inputs)
+    found = Explainer(loaded, players=_players(players)).check(inputs)
+    counts = {support.value: sum(one.support is support for one in found) for support in Support}
+    if as_json:
+        click.echo(json.dumps([{"op": one.op, "layer": one.layer, "support": one.support.value} for one in found]))
+    else:
+        width = max((len(one.op) for one in found), default=0)
+        for one in found:
+            click.echo(f"{one.support.value:<12} {one.op:<{width}}  {one.layer}")
+        click.echo(f"{len(found)} operations: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
+    if counts[Support.MISSING.value]:
+        raise click.exceptions.Exit(1)
 
 
 @dataclass(frozen=True)

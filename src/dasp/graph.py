@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import io
+import logging
 import operator
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +26,31 @@ aten = torch.ops.aten
 SIZES = frozenset({aten.sym_size.int, aten.sym_numel.default, aten.sym_stride.int, aten.sym_storage_offset.default})
 """Operations that read the shape of a value and not the value."""
 
+LIKE = frozenset(
+    {
+        aten.full_like.default, aten.zeros_like.default, aten.ones_like.default, aten.empty_like.default,
+        aten.new_full.default, aten.new_zeros.default, aten.new_ones.default, aten.new_empty.default,
+    }
+)  # fmt: skip
+"""Operations that make a known value with the shape or dtype of another, and read nothing else of it."""
+
 ASSERTIONS = frozenset({aten._assert_tensor_metadata.default, aten._assert_scalar.default, aten._assert_async.msg})
 """Checks that the exporter leaves in a graph; dropped, since rows and nodes change the batch."""
 
 LAYOUT_FREE = {aten.view.default: aten.reshape.default, aten._unsafe_view.default: aten.reshape.default}
 """Views that depend on memory layout, and what runs in their place."""
+
+MAX_POOLS = frozenset(
+    {aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default, aten.adaptive_max_pool1d.default,
+     aten.adaptive_max_pool2d.default, aten.adaptive_max_pool3d.default, aten.max_pool2d_with_indices.default,
+     aten.max_pool3d_with_indices.default}
+)  # fmt: skip
+WITH_INDICES = MAX_POOLS - {aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default}
+INCREASING = frozenset(
+    {aten.relu.default, aten.relu6.default, aten.sigmoid.default, aten.tanh.default, aten.hardtanh.default,
+     aten.hardsigmoid.default, aten.softplus.default, aten.selu.default, aten.clone.default}
+)  # fmt: skip
+"""Pointwise operations that never decrease, whatever their parameters."""
 
 GETITEM = operator.getitem
 EXAMPLE_ROWS = 3  # the exporter treats sizes 0 and 1 as special
@@ -64,7 +87,7 @@ class Graph:
     def folded(self) -> dict[fx.Node, Any]:
         """Constants, and every node that depends on nothing else, evaluated now with today's weights."""
         env: dict[fx.Node, Any] = {
-            node: value.detach() if isinstance(value, Tensor) else value for node, value in self.constants.items()
+            node: _constant(value) if isinstance(value, Tensor) else value for node, value in self.constants.items()
         }
         with torch.no_grad():
             for node in self.nodes:
@@ -93,6 +116,11 @@ class Graph:
 
         value = node.meta.get("val")
         return [empty(v) for v in value] if isinstance(value, (list, tuple)) else empty(value)
+
+
+def _constant(value: Tensor) -> Tensor:
+    """A weight without its gradients; one made in inference mode cannot take part in automatic differentiation."""
+    return value.detach().clone() if value.is_inference() else value.detach()
 
 
 def _expression(size: Any) -> Any:
@@ -133,6 +161,20 @@ def layer_of(node: fx.Node) -> str:
     return "the model"
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns about its own internals, and prints half graphs before it raises."""
+    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    disabled = log.disabled
+    log.disabled = True
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.disabled = disabled
+
+
 def graph_of(program: ExportedProgram) -> Graph:
     """The graph of an exported program, decomposed until every operation with a rule stands for itself.
 
@@ -142,8 +184,7 @@ def graph_of(program: ExportedProgram) -> Graph:
     table = torch.export.default_decompositions()
     for op in RULES.ops():
         table.pop(op, None)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns about its own internals
+    with _quiet():
         program = program.run_decompositions(table)
     signature = program.graph_signature
     if len(signature.user_outputs) != 1:
@@ -174,8 +215,58 @@ def graph_of(program: ExportedProgram) -> Graph:
     results = [a for a in output.args[0] if isinstance(a, fx.Node)]
     if len(results) != 1:
         raise CaptureError("the model does not return a tensor that it computes")
+    output_node = results[0]
+    for swapped in pool_first(program.graph):
+        output_node = swapped[1] if output_node is swapped[0] else output_node
     nodes = tuple(node for node in program.graph.nodes if node.op not in ("placeholder", "output"))
-    return Graph(nodes, constants, tuple(inputs), results[0], _batch_symbol(inputs))
+    _refuse_mixed_precision(inputs, nodes)
+    return Graph(nodes, constants, tuple(inputs), output_node, _batch_symbol(inputs))
+
+
+def pool_first(graph: fx.Graph) -> list[tuple[fx.Node, fx.Node]]:
+    """Put increasing activations behind the max pooling that follows them; the network computes the same.
+
+    The maximum of two Gaussians is nearer to a Gaussian than that of two rectified ones, and fewer elements are rectified.
+    """
+    swapped = []
+    for pool in list(graph.nodes):
+        if pool.op != "call_function" or pool.target not in MAX_POOLS:
+            continue
+        activation = pool.args[0]
+        while _increases(activation) and len(activation.users) == 1:
+            last = pool
+            if pool.target in WITH_INDICES:
+                if any(user.target is not GETITEM or user.args[1] != 0 for user in pool.users) or len(pool.users) != 1:
+                    break
+                last = next(iter(pool.users))
+            with graph.inserting_after(last):
+                after = graph.call_function(activation.target, (last, *activation.args[1:]), activation.kwargs)
+            after.meta = {**activation.meta, "val": last.meta.get("val")}
+            last.replace_all_uses_with(after, delete_user_cb=lambda user, after=after: user is not after)
+            pool.args = (activation.args[0], *pool.args[1:])
+            graph.erase_node(activation)
+            swapped.append((last, after))
+            activation = pool.args[0]
+    return swapped
+
+
+def _refuse_mixed_precision(inputs: Sequence[fx.Node], nodes: Sequence[fx.Node]) -> None:
+    def used(some: Sequence[fx.Node]) -> set[torch.dtype]:
+        return {value.dtype for node in some if isinstance(value := node.meta.get("val"), Tensor)}
+
+    low = used(nodes) & {torch.float16, torch.bfloat16}
+    if low and used(inputs) & {torch.float32, torch.float64}:
+        raise CaptureError(
+            f"the model turns its inputs into {', '.join(map(str, low))} (torch.autocast, or a cast in its forward), which is "
+            "too coarse for differences between coalitions. Explain it without."
+        )
+
+
+def _increases(node: fx.Node) -> bool:
+    """Whether a node never decreases as its argument grows, so that a maximum may be taken before it."""
+    if node.target in (aten.leaky_relu.default, aten.elu.default):
+        return all(isinstance(p, (int, float)) and p >= 0 for p in node.args[1:])
+    return node.target in INCREASING
 
 
 def _batch_symbol(placeholders: Sequence[fx.Node]) -> Any:
@@ -204,11 +295,10 @@ def capture(module: torch.nn.Module, inputs: Sequence[Tensor], extra: Sequence[A
     batch = torch.export.Dim("batch", min=1)
     arguments = tuple(_example(a, rows) for a in (*inputs, *extra))
     shapes: Any = tuple({0: batch} if _has_rows(a, rows) else None for a in (*inputs, *extra))
-    if any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(module.forward).parameters.values()):
-        shapes = (shapes,)
     try:
-        with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-            warnings.simplefilter("ignore")  # the exporter warns about its own internals
+        if any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(module.forward).parameters.values()):
+            shapes = (shapes,)
+        with _quiet(), torch.inference_mode(False), torch.no_grad():
             program = torch.export.export(module, arguments, dynamic_shapes=shapes, strict=False)
         return graph_of(program)
     except CaptureError:

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from .gaussian import Gaussian, LinearMap, Owned
+from .grouping import independent_sets
 
 FULL = "full"
 
@@ -112,27 +114,25 @@ class CoalitionLaw:
     def _variances(self, owned: Owned, step: Tensor, shift: Tensor, linear: LinearMap) -> tuple[Tensor, Tensor]:
         """`sum_g D_g^2` and `sum_g shift_g D_g^2`, each (B, *out).
 
-        Elements that are players of their own go through the squared weights; groups are run player by player, or several at
-        once where no element of the result sees two of them.
+        Elements that are players of their own go through the squared weights. Groups go through the map one by one, or
+        many at once where no element of the result sees two of them. Nothing of a pass is kept: the backward pass repeats it.
         """
         if not self.grouped:
             return linear.squared(step.square()), linear.squared(shift * step.square())
-        plain: Tensor | None = None
-        shifted: Tensor | None = None
-        for members in independent_players(owned.labels, self.players, linear, owned.axis):
+        total: tuple[Tensor, Tensor] | None = None
+        for members in independent_sets(owned.labels, self.players, linear, owned.axis):
             inside = torch.isin(owned.labels, members).to(step.dtype).unsqueeze(owned.axis)
-            square = linear.homogeneous(step * inside).square()
-            reached = self._reaching(owned, inside, shift, linear, square)
-            plain = square if plain is None else plain + square
-            shifted = reached if shifted is None else shifted + reached
-        assert plain is not None and shifted is not None
-        return plain, shifted
 
-    def _reaching(self, owned: Owned, inside: Tensor, shift: Tensor, linear: LinearMap, square: Tensor) -> Tensor:
-        """`shift_g D_g^2` with g the one player of this set that each output element sees."""
-        count = linear.reach(inside.expand(shift.shape[0], *inside.shape[1:]) if owned.axis == 0 else inside.expand_as(shift))
-        seen = linear.reach(shift * inside) / count.where(count > 0, torch.ones_like(count))
-        return seen * square
+            def share(shift: Tensor, inside: Tensor = inside) -> tuple[Tensor, Tensor]:
+                square = linear.homogeneous(step * inside).square()
+                reached = linear.reach(inside.expand_as(step))
+                seen = linear.reach(shift * inside) / reached.where(reached > 0, torch.ones_like(reached))
+                return square, seen * square
+
+            part: tuple[Tensor, Tensor] = checkpoint(share, shift, use_reentrant=False)
+            total = part if total is None else (total[0] + part[0], total[1] + part[1])
+        assert total is not None  # there is always a player
+        return total
 
     def _columns(self, owned: Owned, step: Tensor, linear: LinearMap) -> Tensor:
         """`D_g` of every player, (n, B, *out)."""
@@ -171,8 +171,3 @@ def spread(per_player: Tensor, labels: Tensor, axis: int) -> Tensor:
     padded = torch.nn.functional.pad(per_player, (1, 0))
     return padded[:, labels.flatten()].reshape(-1, *labels.shape).movedim(0, axis)
 
-
-def independent_players(labels: Tensor, count: int, linear: LinearMap, axis: int) -> Iterator[Tensor]:
-    """Sets of players of which no output element of `linear` sees two: so far, one player each."""
-    for player in range(1, count + 1):
-        yield torch.tensor([player], device=labels.device)

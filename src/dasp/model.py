@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.nn.parameter import is_lazy
 
-from .errors import InputError, InputTypeError, ModelFileError
+from .errors import DaspError, InputError, InputTypeError, ModelFileError
 from .graph import Graph, capture, graph_of
 
 KEPT_GRAPHS = 8
@@ -23,7 +24,8 @@ class Model:
     """A module, an exported program, or the path of a `.pt2` file.
 
     The module is put into evaluation mode while it runs and then back, layer by layer; its parameters, gradients and hooks
-    are not touched. Graphs are captured when first needed, and again when shapes, dtype or device change.
+    are not touched. Graphs are captured when first needed, and again when shapes, dtype, device or the
+    parameters themselves change; weights changed in place are followed.
 
     Args:
         source: the network.
@@ -50,10 +52,16 @@ class Model:
         return type(self.source).__name__
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Names and values of all parameters and buffers."""
+        """Names and values of all parameters and buffers.
+
+        Raises:
+            InputError: a lazy layer has none yet.
+        """
         if isinstance(self.source, nn.Module):
-            yield from self.source.named_parameters()
-            yield from self.source.named_buffers()
+            for name, weight in (*self.source.named_parameters(), *self.source.named_buffers()):
+                if is_lazy(weight):
+                    raise InputError(f"the model has no weights yet at {name} (a lazy layer): run it once on a batch of data")
+                yield name, weight
         else:
             yield from self.source.state_dict.items()
 
@@ -82,18 +90,29 @@ class Model:
             Its result (rows, ...).
 
         Raises:
+            InputError: the model fails on these arguments; the message carries its reason.
             InputTypeError: the model does not return one tensor.
         """
         with torch.inference_mode(False), torch.no_grad():
             return self.forward(*arguments)
 
     def forward(self, *arguments: Any) -> Tensor:
-        """Run the network in evaluation mode, in the caller's gradient mode."""
-        if isinstance(self.source, nn.Module):
-            with evaluating(self.source):
-                result = self.source(*arguments)
-        else:
-            result = self.capture((), ()).run(arguments)
+        """Run the network in evaluation mode, in the caller's gradient mode; errors as for `evaluate`."""
+        try:
+            if isinstance(self.source, nn.Module):
+                with evaluating(self.source):
+                    result = self.source(*arguments)
+            else:
+                result = self.capture((), ()).run(arguments)
+        except (DaspError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # whatever the network's code raises
+            shapes = ", ".join(_described(a) for a in arguments)
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(
+                f"the model {self.name} fails on arguments of shape {shapes}: {type(error).__name__}: {reason}. dasp calls it "
+                "with other numbers of rows than yours: check the shape of a row, and that the model takes any number of them."
+            ) from error
         if not isinstance(result, Tensor):
             raise InputTypeError(
                 f"the model returns {type(result).__name__}; dasp explains models that return one tensor. "
@@ -118,7 +137,9 @@ class Model:
             self._check_arguments(graph, inputs, extra)
             return graph
         rows = inputs[0].shape[0]
-        key = tuple(_signature(a, rows) for a in (*inputs, *extra)) + (self.dtype, self.device)
+        # A graph holds its weights, so an id is not given to another while the graph is kept.
+        weights = tuple((name, id(weight)) for name, weight in self.weights())
+        key = (*(_signature(a, rows) for a in (*inputs, *extra)), self.dtype, self.device, weights)
         if key not in self._graphs:
             if len(self._graphs) >= KEPT_GRAPHS:
                 self._graphs.pop(next(iter(self._graphs)))
@@ -149,6 +170,10 @@ class Model:
                     f"the exported program takes input {node.name} of shape (rows, {', '.join(map(str, expected[1:]))}), "
                     f"got {tuple(value.shape)}"
                 )
+
+
+def _described(argument: Any) -> str:
+    return str(tuple(argument.shape)) if isinstance(argument, Tensor) else type(argument).__name__
 
 
 def _signature(argument: Any, rows: int) -> Any:

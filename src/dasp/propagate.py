@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from .errors import CaptureError, MissingRuleError
 from .gaussian import Gaussian, Law, Owned
-from .graph import ASSERTIONS, GETITEM, SIZES, Graph, call, function_of, is_pointwise, layer_of
+from .graph import ASSERTIONS, GETITEM, LIKE, SIZES, Graph, call, function_of, is_pointwise, layer_of
 from .rules import RULES, Context, LinearRule
 
 PLAN_ROWS = 2
@@ -128,6 +128,10 @@ class _Marker:
         if node.target in SIZES or node.target in ASSERTIONS or kinds <= {Kind.PLAIN}:
             self.enter(node, call(node, self.values), Kind.PLAIN)
             return
+        if node.target in LIKE:
+            known = {p: self.values[p] if self.kinds[p] is Kind.PLAIN else self._blank(p) for p in node.all_input_nodes}
+            self.enter(node, call(node, known), Kind.PLAIN)
+            return
         if node.target is GETITEM:
             source: Any = node.args[0]
             self.enter(node, self.values[source][node.args[1]], self.kinds[source])
@@ -138,6 +142,10 @@ class _Marker:
                 self.enter(node, owners, Kind.OWNED)
                 return
         self._enter_random(node)
+
+    def _blank(self, node: fx.Node) -> Tensor:
+        """Zeros with the shape, dtype and device of a node's value."""
+        return torch.zeros_like(self.graph.stand_in(node, PLAN_ROWS), device=node.meta["val"].device)
 
     def _owners(self, node: fx.Node) -> Any:
         """Owner labels of a node's result, None where players mix or nobody can tell.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..game import Game, take_rows
+from ..graph import Graph
 
 SAMPLES_PER_DIRECTION = 4
 
@@ -25,9 +26,6 @@ def active_directions(game: Game, rows: Tensor, rank: int, *, seed: int) -> Tens
 
     Returns:
         (rows, n, R).
-
-    Raises:
-        NotDifferentiableError: the model has no gradient.
     """
     n, samples = game.players.count, SAMPLES_PER_DIRECTION * rank
     generator = torch.Generator().manual_seed(seed)
@@ -35,13 +33,17 @@ def active_directions(game: Game, rows: Tensor, rank: int, *, seed: int) -> Tens
     coalitions = torch.cat((half, ~half)).to(game.device)
     size = max(1, game.chunk // 3)  # a gradient keeps what a forward pass can drop
     step = max(1, size // samples)
+    graph = game.model.capture(game.inputs, game.extra)
     parts = []
     for some in rows.split(step):
-        gradients = torch.cat([_gradients(game, some, c, i) for i, c in _numbered(coalitions, max(1, size // len(some)))], 1)
+        chunks = _numbered(coalitions, max(1, size // len(some)))
+        gradients = torch.cat([_gradients(game, graph, some, c, i) for i, c in chunks], 1)
+        if gradients.element_size() < 4:  # half precision has no decompositions
+            gradients = gradients.float()
         # Left singular vectors from the smaller Gram matrix; QR restores orthogonality lost to rounding.
         _, vectors = torch.linalg.eigh(gradients @ gradients.mT)
         combined = gradients.mT @ vectors[..., -rank:]
-        parts.append(torch.linalg.qr(combined.flip(-1)).Q)
+        parts.append(torch.linalg.qr(combined.flip(-1)).Q.to(game.dtype))
     return torch.cat(parts)
 
 
@@ -49,21 +51,26 @@ def _numbered(coalitions: Tensor, size: int) -> list[tuple[int, Tensor]]:
     return [(i * size, c) for i, c in enumerate(coalitions.split(size))]
 
 
-def _gradients(game: Game, rows: Tensor, coalitions: Tensor, start: int) -> Tensor:
+def _gradients(game: Game, graph: Graph, rows: Tensor, coalitions: Tensor, start: int) -> Tensor:
     """`(x - b) * grad f` at coalitions, summed over the elements of each player, (rows, M, n)."""
     index = rows.repeat_interleave(len(coalitions))
     masked, steps = [], []
     for z, x, b in zip(game.players.spread(coalitions), game.inputs, game.baselines, strict=True):
         base = b.expand_as(x)[rows].unsqueeze(1)
-        masked.append(torch.where(z.unsqueeze(0), x[rows].unsqueeze(1), base).flatten(0, 1).requires_grad_())
+        point = torch.where(z.unsqueeze(0), x[rows].unsqueeze(1), base).flatten(0, 1)
+        masked.append(point.requires_grad_(point.is_floating_point()))
         steps.append((x[rows].unsqueeze(1) - base).expand(-1, len(coalitions), *x.shape[1:]).flatten(0, 1))
-    outputs = game.model.forward(*masked, *take_rows(game.extra, index, game.batch))
+    # The graph and not the module: a module may work in place, or without gradients.
+    outputs = graph.run([*masked, *take_rows(game.extra, index, game.batch)])
     values = game.targets.select(outputs, index)  # (rows * M, T)
     turn = (torch.arange(len(coalitions), device=game.device) + start) % game.targets.count
     chosen = values.gather(1, turn.repeat(len(rows)).unsqueeze(1))
-    gradients = torch.autograd.grad(chosen.sum(), masked, allow_unused=True)
     total = torch.zeros(len(index), game.players.count, dtype=game.dtype, device=game.device)
-    for gradient, step, label in zip(gradients, steps, game.players.labels, strict=True):
+    if not chosen.requires_grad:  # the network does not depend on its input
+        return total.unflatten(0, (len(rows), -1))
+    floating = [i for i, point in enumerate(masked) if point.requires_grad]
+    gradients = torch.autograd.grad(chosen.sum(), [masked[i] for i in floating], allow_unused=True)
+    for i, gradient in zip(floating, gradients, strict=True):
         if gradient is not None:
-            total = total.index_add(1, label.flatten(), (gradient * step).flatten(1))
+            total = total.index_add(1, game.players.labels[i].flatten(), (gradient * steps[i]).flatten(1))
     return total.unflatten(0, (len(rows), -1))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..errors import InputError, MemoryBoundError
+from ..errors import CaptureError, InputError, MemoryBoundError
 from ..game import Game, take_rows
 from ..graph import Graph
 from ..law import FULL, CoalitionLaw
@@ -23,6 +23,8 @@ LOBATTO = "lobatto"
 LEGENDRE = "legendre"
 FULL_PLAYERS = 64
 """Up to this many players, every player has a factor of its own and the exact ends are affordable."""
+MOST_DIFFERENCE = 0.02
+"""Between the graph and the model, relative to the largest of a few values; rounding stays far below."""
 DEFAULT_RANK = 64
 MOST_PLAYERS_WITH_RANK = 4096
 MOST_ROWS = 4096
@@ -140,6 +142,7 @@ class _Work:
             return plan, *_bytes(game, plan)
 
         plan, per_row, per_factor = game.model.keep((graph, game.players.key), plan_and_measure)
+        _check_graph(game, graph)
         options = _chosen(options, n, per_row, per_factor, game.memory)
         nodes = _quadrature(options, game)
         each = per_row + per_factor * _factors(options.rank, n)
@@ -266,6 +269,34 @@ def _gradient(loss: Tensor, shift: Tensor, *, keep: bool) -> Tensor:
         return torch.zeros_like(shift)
     (gradient,) = torch.autograd.grad(loss, shift, retain_graph=keep, allow_unused=True)
     return torch.zeros_like(shift) if gradient is None else gradient
+
+
+def _check_graph(game: Game, graph: Graph) -> None:
+    """Refuse a graph that does not compute what the model computes, at four coalitions of the row farthest from its baseline.
+
+    Each is evaluated in other company by the one than by the other, so that rows which depend on each other are seen.
+    """
+    far = sum((x - b).double().square().flatten(1).sum(1) for x, b in zip(game.inputs, game.baselines, strict=True))
+    row = torch.as_tensor(far, device=game.device).argmax().reshape(1)
+    half = torch.rand(1, game.players.count, generator=torch.Generator().manual_seed(0)).to(game.device) < 0.5
+    coalitions = torch.cat((torch.zeros_like(half), torch.ones_like(half), half, ~half))
+    expected = torch.cat([game.base_values[row], game.outputs[row], *(game.table(z, row)[0] for z in (half, ~half))])
+    masked = [
+        torch.where(z, x[row], b.expand_as(x)[row])
+        for z, x, b in zip(game.players.spread(coalitions), game.inputs, game.baselines, strict=True)
+    ]
+    rows = row.expand(4)
+    with torch.no_grad():
+        output = graph.run([*masked, *take_rows(game.extra, rows, game.batch)])
+    if not torch.isfinite(output).all() or all(torch.equal(m[0], m[1]) for m in masked):
+        return
+    difference = (game.targets.select(output, rows) - expected).abs().max()
+    if difference > MOST_DIFFERENCE * expected.abs().max():
+        raise CaptureError(
+            f"the captured graph gives other values than {game.model.name} itself (they differ by {float(difference):.2g}). "
+            "Either the model was changed after it was captured (a layer or an attribute that is no parameter: make a new "
+            "Explainer), or its rows depend on each other (a mean, softmax or normalisation over the batch axis), or it is random."
+        )
 
 
 def _factors(rank: int | str | None, players: int) -> int:

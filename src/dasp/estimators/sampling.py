@@ -154,7 +154,8 @@ def _walk(game: Game, rows: Tensor, ranks: Tensor) -> Tensor:
     base, output = (
         end[rows].double()[:, None, None].expand(-1, walks, 1, -1) for end in (game.base_values, game.outputs)
     )
-    along = torch.cat((base, values.reshape(len(rows), walks, n - 1, -1), output), 2)  # (R, 2G, n + 1, T)
+    inner = values.reshape(len(rows), walks, n - 1, game.targets.count)
+    along = torch.cat((base, inner, output), 2)  # (R, 2G, n + 1, T)
     index = ranks[None, :, :, None].expand(len(rows), -1, -1, along.shape[3])
     gains = along.diff(dim=2).gather(2, index)  # (R, 2G, n, T)
     return (gains[:, 0::2] + gains[:, 1::2]).permute(1, 0, 3, 2) / 2

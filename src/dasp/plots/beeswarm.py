@@ -43,13 +43,12 @@ def beeswarm(
     for place, player in zip(range(len(order))[::-1], order, strict=True):
         values = table.values[:, player]
         heights = place + _stack(values, span) * (_HALF_HEIGHT / max(deepest, 4.0))
-        style = {"s": 12, "linewidths": 0, "zorder": 2}
         if table.data is None:
-            ax.scatter(values, heights, color=_common.NEUTRAL, **style)
+            ax.scatter(values, heights, s=12, linewidths=0, zorder=2, color=_common.NEUTRAL)
         else:
-            drawn = ax.scatter(
-                values, heights, c=_percent(table.data[:, player]), cmap=_common.sequential(), vmin=0, vmax=1, **style
-            )
+            colour = _percent(table.data[:, player])
+            scale = _common.sequential()
+            drawn = ax.scatter(values, heights, s=12, linewidths=0, zorder=2, c=colour, cmap=scale, vmin=0, vmax=1)
     ax.axvline(0, color="black", linewidth=0.8, zorder=1)
     ax.set_yticks(range(len(order))[::-1], [table.names[player] for player in order])
     ax.set_ylim(-0.6, len(order) - 0.4)

@@ -67,13 +67,14 @@ def image(
     ax = _common.axes(ax, size=(4.6, 4.0))
     ax.imshow(pixels, cmap="gray_r", vmin=pixels.min(), vmax=_faint(pixels), interpolation="nearest")
     # Opacity grows with the square root of the magnitude: small values stay visible and zero shows the input alone.
-    opacity = 0.85 * np.sqrt(np.clip(np.abs(values) / end, 0, 1))
+    opacity = 0.9 * np.sqrt(np.clip(np.abs(values) / end, 0, 1))
     drawn = ax.imshow(
         values, cmap=_common.diverging(), vmin=-end, vmax=end, alpha=opacity, interpolation="nearest"
     )
     if colorbar:
         bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.03)
-        bar.solids.set_alpha(1)
+        if bar.solids is not None:
+            bar.solids.set_alpha(1)
         bar.set_label("contribution to the output")
     ax.set_xticks([])
     ax.set_yticks([])
@@ -93,6 +94,6 @@ def _joined(values: _common.Array, owners: npt.NDArray[np.int64]) -> _common.Arr
 
 
 def _faint(pixels: _common.Array) -> float:
-    """Upper end of the grey scale that leaves the darkest pixel at 40 % grey, beneath the colours."""
+    """Upper end of the grey scale that leaves the darkest pixel at 30 % grey, beneath the colours."""
     spread = float(pixels.max() - pixels.min()) or 1.0
-    return float(pixels.min()) + 2.5 * spread
+    return float(pixels.min()) + 3.3 * spread

@@ -3,7 +3,8 @@
 Every function takes means `m` and variances `v` of one shape (*s), float32 or float64, then the parameters of the ATen
 operation in its order and with its defaults. It returns `Moments` of that shape. `v` may be 0; gradients by `m` and `v`
 exist to any order and are finite. Kinked functions have closed forms (`dasp.truncated`); smooth ones without one are
-integrated by `dasp.special.expect`, relative errors about 1e-9 for `s` up to 3 and 1e-3 at 10 where a function steps.
+integrated by `dasp.special.expect`: relative errors about 1e-7 up to `s = 3`; at 10 from 1e-5 to 2e-2 (tanh), as the
+step of the function falls between the nodes.
 """
 
 from __future__ import annotations
@@ -136,13 +137,13 @@ def elu(m: Tensor, v: Tensor, alpha: float = 1.0, scale: float = 1.0, input_scal
         E = k + D,  E g' = p P + n c G(c),
         Var = r^2 P + 2 r p w + p^2 (v P - m w) + n^2 G(2c) - 2 n (n + k) G(c) + (n + k)^2 (1 - P) - D^2.
 
-    These cancel for small `c^2 v`. Below the root of the machine precision the exponential is taken to second order
-    around `m` instead, which is then as accurate: the relative error of either is that root at most.
+    These cancel where `y = c^2 v` is small: relative error `eps / y`. Below `y = eps^0.4` the exponential is taken to
+    third order around `m` instead, relative error `y^1.5`. Measured: below 1e-8 in float64, 3e-4 in float32.
     """
     p, n, c = scale, scale * alpha, input_scale
     centre = torch.where(m > 0, p * m, n * torch.expm1(c * m.clamp(max=0.0))).detach()
     wide, narrow = _elu_wide(m, v, p, n, c, centre), _elu_narrow(m, v, p, n, c, centre)
-    small = c * c * v < math.sqrt(torch.finfo(v.dtype).eps)
+    small = c * c * v < torch.finfo(v.dtype).eps ** 0.4
     first, second, slope = (torch.where(small, a, b) for a, b in zip(narrow, wide, strict=True))
     return Moments(centre + first, nonnegative(second - first.square()), slope)
 
@@ -159,18 +160,20 @@ def _elu_wide(m: Tensor, v: Tensor, p: float, n: float, c: float, k: Tensor) -> 
 
 
 def _elu_narrow(m: Tensor, v: Tensor, p: float, n: float, c: float, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same to second order around `m`, by truncated moments."""
+    """The same to third order around `m` (the square to fourth), by truncated moments."""
     tails = (threshold_moments(m, v, 0.0, 5),)
     lower, upper = segment(m, v, tails, 0), segment(m, v, tails, 1)
     near = (c * m).clamp(max=1.0)  # far above 0 the lower side has no weight, and must not overflow
     alpha, beta, above = n * torch.expm1(near) - k, n * c * torch.exp(near), p * m - k
-    gamma = 0.5 * c * beta
-    first = above * upper[0] + p * upper[1] + alpha * lower[0] + beta * lower[1] + gamma * lower[2]
+    gamma = c / 2 * beta
+    delta = c / 3 * gamma
+    first = above * upper[0] + p * upper[1]
+    first = first + alpha * lower[0] + beta * lower[1] + gamma * lower[2] + delta * lower[3]
     second = above.square() * upper[0] + 2 * p * above * upper[1] + p * p * upper[2]
     second = second + alpha.square() * lower[0] + 2 * alpha * beta * lower[1]
     second = second + (beta.square() + 2 * alpha * gamma) * lower[2]
-    second = second + 2 * beta * gamma * lower[3] + gamma.square() * lower[4]
-    return first, second, p * upper[0] + beta * lower[0] + 2 * gamma * lower[1]
+    second = second + 2 * (beta * gamma + alpha * delta) * lower[3] + (gamma.square() + 2 * beta * delta) * lower[4]
+    return first, second, p * upper[0] + beta * lower[0] + 2 * gamma * lower[1] + 3 * delta * lower[2]
 
 
 def smooth(jet: Jet, m: Tensor, v: Tensor) -> Moments:
@@ -185,7 +188,13 @@ def smooth(jet: Jet, m: Tensor, v: Tensor) -> Moments:
     """
     centre = jet(m.detach(), 0)[0]
     first, second, slope = expect(jet, (VALUE, SQUARE, SLOPE), m, v, centre)
-    return Moments(centre + first, nonnegative(second - first.square()), slope)
+    return Moments(centre + first, _variance(second, first, v), slope)
+
+
+def _variance(second: Tensor, first: Tensor, v: Tensor) -> Tensor:
+    """`second - first^2`, rounding below 0 and at `v = 0` removed; the gradient passes unchanged."""
+    var = second - first.square()
+    return var - torch.where(v > 0, var.clamp(max=0.0), var).detach()
 
 
 @elementwise(aten.sigmoid.default, exact=False)
@@ -252,7 +261,7 @@ def gelu(m: Tensor, v: Tensor, *, approximate: str = "none") -> Moments:
     mean = m * p + v / t * density
     centre = gelu_jet(m.detach(), 0)[0]
     (second,) = expect(gelu_jet, (SQUARE,), m, v, centre)
-    return Moments(mean, nonnegative(second - (mean - centre).square()), p + b * density * (1 - v / t.square()))
+    return Moments(mean, _variance(second, mean - centre, v), p + b * density * (1 - v / t.square()))
 
 
 @elementwise(aten.erf.default, exact=False)

@@ -41,7 +41,7 @@ def scaled(value: Gaussian, f: Callable[[Tensor], Tensor]) -> Gaussian:
     return Gaussian(f(value.mean), value.map_factors(f), f(f(value.rest)))
 
 
-def add(context: Context, x: Any, y: Any, *, alpha: float = 1) -> Gaussian:
+def add(context: Context, x: Any, y: Any, alpha: float = 1) -> Gaussian:
     """`X + alpha Y`; the same value twice is one operand."""
     if isinstance(x, Gaussian) and isinstance(y, Gaussian):
         return scaled(x, lambda part: part * (1 + alpha)) if x is y else _plus(x, y, alpha)
@@ -50,7 +50,7 @@ def add(context: Context, x: Any, y: Any, *, alpha: float = 1) -> Gaussian:
     return _shifted(scaled(y, lambda part: part * alpha), lambda mean: x + mean)
 
 
-def subtract(context: Context, x: Any, y: Any, *, alpha: float = 1) -> Gaussian:
+def subtract(context: Context, x: Any, y: Any, alpha: float = 1) -> Gaussian:
     """`X - alpha Y`; the same value twice is one operand."""
     if isinstance(y, Gaussian):
         return add(context, x, y, alpha=-alpha)

@@ -37,7 +37,7 @@ moves(
     aten.unflatten.int, aten.slice.Tensor, aten.select.int, aten.narrow.default, aten.diagonal.default,
     aten.flip.default, aten.roll.default, aten.repeat.default, aten.split.Tensor, aten.split_with_sizes.default,
     aten.unbind.int, aten.chunk.default, aten.index_select.default, aten.index.Tensor, aten.gather.default,
-    aten.as_strided.default, aten.unfold.default, aten.pixel_shuffle.default, aten.pixel_unshuffle.default,
+    aten.unfold.default, aten.pixel_shuffle.default, aten.pixel_unshuffle.default,
     aten.channel_shuffle.default, aten.tril.default, aten.triu.default,
     aten.reflection_pad1d.default, aten.reflection_pad2d.default, aten.reflection_pad3d.default,
     aten.replication_pad1d.default, aten.replication_pad2d.default, aten.replication_pad3d.default,

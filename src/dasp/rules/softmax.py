@@ -69,13 +69,13 @@ def log_softmax(context: Context, value: Gaussian, axis: int, half_to_float: boo
     With t scaling the covariance S of s, `d/dt E logsumexp = 1/2 E tr(H S)` and `tr(H S) = sum_j p_j Var(s_j - p.s)`
     (H = diag p - p p'); integrated over t from 0 to 1 with p at t from the softmax rule. Loadings `L - p.L`.
     """
-    nodes, weights = legendre(PATH_NODES)
+    rule = legendre(PATH_NODES)
     total = value.mean.logsumexp(axis, keepdim=True)
-    for t, w in zip(nodes, weights, strict=True):
-        p = _mean_softmax(value, axis, float(t))
+    for t, w in zip(rule.nodes, rule.weights, strict=True):
+        p = _mean_softmax(value, axis, t)
         _, explained = _centred(p, value, axis)
         curvature = (p * _contrast_variance(p, explained, value.rest, axis)).sum(axis, keepdim=True)
-        total = total + 0.5 * float(w) * curvature
+        total = total + 0.5 * w * curvature
     p = _mean_softmax(value, axis)
     centred, _ = _centred(p, value, axis)
     rest = value.rest * (1 - 2 * p) + (p.square() * value.rest).sum(axis, keepdim=True)

@@ -1,0 +1,147 @@
+"""The audit: unbiased, its interval covers, and it is independent of what it judges."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import dasp
+from dasp.audit import Audit, audit, u_variance
+from dasp.game import Game
+
+
+@pytest.fixture(scope="module")
+def truth() -> dasp.Attribution:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 24), nn.ReLU(), nn.Linear(24, 2)).double()
+    x = 2 * torch.randn(2, 10, dtype=torch.float64)
+    return dasp.Explainer(model, 0.0, method=dasp.Exact())(x, [0, 1])
+
+
+def game_of(result: dasp.Attribution) -> Game:
+    game: Game = result.auditor.args[0]
+    return game
+
+
+def wrong_by(truth: dasp.Attribution, relative: float) -> Tensor:
+    """Values whose relative error is known."""
+    phi = truth.per_player
+    noise = torch.randn(phi.shape, dtype=phi.dtype, generator=torch.Generator().manual_seed(5))
+    return phi + relative * noise / noise.norm(dim=-1, keepdim=True) * phi.norm(dim=-1, keepdim=True)
+
+
+def repeated(truth: dasp.Attribution, relative: float, evaluations: int, times: int = 60) -> list[Audit]:
+    values = wrong_by(truth, relative)
+    return [audit(game_of(truth), values, evaluations=evaluations, seed=seed) for seed in range(times)]
+
+
+@pytest.mark.parametrize("relative", [0.0, 0.1, 0.5])
+def test_squared_error_and_norm_are_unbiased(truth: dasp.Attribution, relative: float) -> None:
+    audits = repeated(truth, relative, 300)
+    phi = truth.per_player
+    for found, true in (
+        (torch.stack([a.squared_error for a in audits]), (wrong_by(truth, relative) - phi).square().sum(-1)),
+        (torch.stack([a.squared_norm for a in audits]), phi.square().sum(-1)),
+    ):
+        deviation = (found.mean(0) - true) / (found.std(0) / len(found) ** 0.5)
+        assert deviation.abs().max() < 3.5
+
+
+@pytest.mark.parametrize(("relative", "evaluations"), [(0.05, 80), (0.2, 80), (0.1, 300), (0.3, 1000), (0.0, 300)])
+def test_interval_covers_the_true_error(truth: dasp.Attribution, relative: float, evaluations: int) -> None:
+    audits = repeated(truth, relative, evaluations)
+    covered = torch.stack([(a.low <= relative) & (relative <= a.high) for a in audits]).double().mean()
+    assert covered > 0.88
+
+
+def test_interval_is_not_idle(truth: dasp.Attribution) -> None:
+    found = audit(game_of(truth), wrong_by(truth, 0.3), evaluations=20_000)
+    assert ((found.high - found.low) < 0.05).all()
+    assert (found.relative_error - 0.3).abs().max() < 0.03
+
+
+def test_more_confidence_is_a_wider_interval(truth: dasp.Attribution) -> None:
+    values = wrong_by(truth, 0.3)
+    half, most = (audit(game_of(truth), values, confidence=c) for c in (0.5, 0.99))
+    assert ((most.high - most.low) > (half.high - half.low)).all()
+    assert torch.equal(half.relative_error, most.relative_error)
+
+
+def test_a_sampled_attribution_is_not_judged_by_its_own_permutations(truth: dasp.Attribution) -> None:
+    game, seeds = game_of(truth), range(30)
+    squared_errors, audited = [], []
+    for seed in seeds:
+        estimate = dasp.PermutationSampling(permutations=16, seed=seed).estimate(game)
+        squared_errors.append((estimate.values - truth.per_player).square().sum(-1))
+        audited.append(audit(game, estimate.values, evaluations=2 + 9 * 16, seed=seed).squared_error)
+    ratio = torch.stack(audited).mean() / torch.stack(squared_errors).mean()
+    assert ratio.item() == pytest.approx(1, abs=0.25)  # with shared permutations it is below 0
+
+
+def test_evaluations_are_what_the_budget_holds(truth: dasp.Attribution) -> None:
+    found = truth.audit(2000)
+    assert found.evaluations == 2 + 111 * 18
+    assert found.relative_error.shape == found.low.shape == found.high.shape == (2, 2)
+
+
+def test_least_budget(truth: dasp.Attribution) -> None:
+    with pytest.raises(dasp.CostError, match="evaluations=74 or more"):
+        truth.audit(73)
+    assert truth.audit(74).evaluations == 74
+
+
+def test_memory_bound_does_not_change_an_audit(truth: dasp.Attribution) -> None:
+    model = game_of(truth).model
+    tight = dasp.Explainer(model, 0.0, method=dasp.Exact(), memory=1)(truth.inputs[0], [0, 1])
+    assert torch.allclose(tight.audit(200).squared_norm, truth.audit(200).squared_norm)
+
+
+def test_zeros_have_no_error_and_one_player_is_known() -> None:
+    explainer = dasp.Explainer(nn.Linear(3, 1), 0.0, method=dasp.Exact())
+    found = explainer(torch.zeros(1, 3)).audit(100)
+    assert [found.relative_error.item(), found.low.item(), found.high.item()] == [0.0, 0.0, 0.0]
+    one = dasp.Explainer(nn.Linear(3, 1), 0.0, method=dasp.Exact(), players=torch.tensor([0, 0, 0]))
+    found = one(torch.ones(1, 3)).audit(2)
+    assert found.evaluations == 2
+    assert found.high.item() < 1e-3
+
+
+def test_an_attribution_to_nothing_is_infinitely_wrong() -> None:
+    explainer = dasp.Explainer(nn.Linear(3, 1), 0.0, method=dasp.Exact())
+    game = game_of(explainer(torch.zeros(1, 3)))
+    found = audit(game, torch.ones(1, 1, 3), evaluations=100)
+    assert found.relative_error.item() == float("inf")
+    assert found.squared_error.item() == 3.0
+
+
+def test_text_says_error_interval_and_cost() -> None:
+    numbers = [torch.tensor([[x]], dtype=torch.float64) for x in (0.031, 0.024, 0.037, 1.0, 1.0)]
+    assert (
+        str(Audit(*numbers, evaluations=2016, confidence=0.95))
+        == "relative error 3.1 % (95 % interval 2.4 % to 3.7 %), 2,016 evaluations a row"
+    )
+    assert str(Audit(*(n.expand(3, 2) for n in numbers), evaluations=2016, confidence=0.95)).startswith("mean of 6: ")
+
+
+def test_variance_of_a_mean_of_products() -> None:
+    # h_ab = y_a y_b; the true variance is that of the 4,000 simulated means.
+    y = 3 + torch.randn(4000, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    kernel = y.unsqueeze(2) * y.unsqueeze(1)
+    means = (y.sum(1).square() - y.square().sum(1)) / (12 * 11)
+    assert u_variance(kernel).mean().item() == pytest.approx(means.var().item(), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"confidence": 1.0}, dasp.InputError, "between 0 and 1"),
+        ({"seed": -1}, dasp.InputError, "seed"),
+        ({"evaluations": 2000.0}, dasp.InputTypeError, "evaluations must be an int"),
+    ],
+)
+def test_bad_options(truth: dasp.Attribution, options: dict[str, object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        truth.audit(**options)
+    with pytest.raises(dasp.InputError, match="expected values of shape"):
+        audit(game_of(truth), torch.zeros(2, 10))

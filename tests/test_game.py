@@ -1,0 +1,197 @@
+"""Players, targets and the value of a coalition."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import dasp
+from dasp.game import Game, Players
+from dasp.memory import peak_bytes
+from dasp.model import Model
+from dasp.targets import Targets
+
+CPU = torch.device("cpu")
+
+
+class Weighted(nn.Module):
+    """Scores (rows, 2): sum of w_i x_i, and the square of that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1.0, 10.0, 100.0], dtype=torch.float64))
+
+    def forward(self, x: Tensor, shift: Tensor | float = 0.0) -> Tensor:
+        total = (x * self.weight).sum(-1) + shift
+        return torch.stack((total, total.square()), -1)
+
+
+def make_game(memory: int = 2**30, players: Players | None = None, extra: tuple[object, ...] = ()) -> Game:
+    x = torch.tensor([[1.0, 1.0, 1.0], [2.0, 3.0, 4.0]], dtype=torch.float64)
+    b = torch.tensor([[0.0, 0.0, -1.0]], dtype=torch.float64)
+    targets = Targets.of([0, 1], 2, (2,), CPU)
+    return Game(Model(Weighted()), (x,), (b,), extra, players or Players.elements([(3,)]), targets, memory)
+
+
+def test_value_of_a_coalition_keeps_its_members_and_takes_the_baseline_elsewhere() -> None:
+    coalitions = torch.tensor([[True, False, True], [False, True, False]])
+    values = make_game().values(torch.tensor([0, 1]), coalitions)
+    assert values.tolist() == [[101.0, 101.0**2], [-70.0, 4900.0]]
+
+
+def test_table_is_every_coalition_for_every_row() -> None:
+    game = make_game()
+    coalitions = torch.tensor([[True, False, True], [False, True, False], [False, False, False]])
+    assert game.table(coalitions, torch.tensor([1, 0]))[..., 0].tolist() == [[402.0, -70.0, -100.0], [101, -90, -100]]
+    assert game.base_values[:, 0].tolist() == [-100.0, -100.0]
+    assert game.outputs[:, 0].tolist() == [111.0, 432.0]
+
+
+@pytest.mark.parametrize("memory", [1, 2000, 2**30])
+def test_values_do_not_depend_on_the_memory_bound(memory: int) -> None:
+    coalitions = torch.rand(40, 3, generator=torch.Generator().manual_seed(0)) < 0.5
+    game, roomy = make_game(memory), make_game()
+    assert torch.equal(game.table(coalitions, torch.arange(2)), roomy.table(coalitions, torch.arange(2)))
+    rows = torch.arange(40) % 2
+    assert torch.equal(game.values(rows, coalitions), roomy.values(rows, coalitions))
+    if memory == 1:
+        assert game.chunk == 1
+
+
+@pytest.mark.parametrize("memory", [1, 4000])
+def test_no_forward_pass_has_one_row_and_none_is_above_the_chunk(memory: int) -> None:
+    sizes: list[int] = []
+
+    class Watched(Weighted):
+        def forward(self, x: Tensor, shift: Tensor | float = 0.0) -> Tensor:
+            sizes.append(x.shape[0])
+            return super().forward(x, shift)
+
+    made = make_game(memory)
+    game = Game(Model(Watched()), made.inputs, made.baselines, (), made.players, made.targets, memory)
+    game.table(torch.rand(101, 3) < 0.5, torch.arange(2))
+    assert min(sizes) >= 2
+    assert max(sizes) <= max(2, game.chunk)
+    assert game.chunk == 1 if memory == 1 else 2 < game.chunk < 101
+
+
+def test_extra_tensors_go_along_with_their_row() -> None:
+    game = make_game(extra=(torch.tensor([1000.0, 5000.0], dtype=torch.float64),))
+    assert game.outputs[:, 0].tolist() == [1111.0, 5432.0]
+    assert make_game(extra=(7.0,)).outputs[:, 0].tolist() == [118.0, 439.0]
+
+
+def test_nan_at_a_coalition_names_row_and_players() -> None:
+    class Log(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.log(x.sum(-1) - 1)
+
+    x = torch.tensor([[3.0, 3.0], [0.0, 3.0]])
+    base = torch.tensor([[2.0, 0.0]])
+    targets = Targets.of(None, 2, (), CPU)
+    game = Game(Model(Log()), (x,), (base,), (), Players.elements([(2,)]), targets, 2**20)
+    game.check_ends()
+    alone = torch.tensor([[True, False]])
+    assert game.values(torch.tensor([0]), alone).item() == pytest.approx(0.6931472)
+    message = r"gives NaN for row 1 with 1 of 2 players present \(0\)"
+    with pytest.raises(dasp.InputError, match=message):
+        game.values(torch.tensor([0, 1]), alone.expand(2, -1))
+    with pytest.raises(dasp.InputError, match=message):
+        game.table(alone, torch.tensor([0, 1]))
+
+
+def test_elements_number_all_inputs_in_order_and_spread_back() -> None:
+    players = Players.elements([(2,), (1, 3)])
+    assert players.count == 5
+    assert not players.grouped
+    a, b = players.spread(torch.arange(10).reshape(2, 5))
+    assert a.tolist() == [[0, 1], [5, 6]]
+    assert b.tolist() == [[[2, 3, 4]], [[7, 8, 9]]]
+
+
+def test_mask_numbers_are_compressed_in_order_shared_over_inputs_and_broadcast() -> None:
+    players = Players.from_mask((torch.tensor([9, 4]), torch.tensor([[4], [30]])), [(2,), (2, 3)])
+    assert players.count == 3
+    assert players.names == ("player 4", "player 9", "player 30")
+    assert players.labels[0].tolist() == [1, 0]
+    assert players.labels[1].tolist() == [[0, 0, 0], [2, 2, 2]]
+    spread = players.spread(torch.tensor([[0.1, 0.2, 0.3]]))
+    assert spread[1][0, 1].tolist() == pytest.approx([0.3] * 3)
+
+
+def test_mask_may_have_a_leading_axis_of_one() -> None:
+    assert Players.from_mask(torch.tensor([[1, 0, 1]]), [(3,)]).labels[0].tolist() == [1, 0, 1]
+
+
+def test_grid_takes_channels_together_and_allows_partial_patches() -> None:
+    players = dasp.players.grid(2, 2).build([(2, 3, 5)])
+    assert players.count == 6
+    assert players.labels[0].tolist() == [[[0, 0, 1, 1, 2], [0, 0, 1, 1, 2], [3, 3, 4, 4, 5]]] * 2
+    assert players.names == ("patch 0,0", "patch 0,1", "patch 0,2", "patch 1,0", "patch 1,1", "patch 1,2")
+
+
+def test_pixels_channels_and_tokens() -> None:
+    assert dasp.players.pixels().build([(2, 1, 3)]).labels[0].tolist() == [[[0, 1, 2]]] * 2
+    assert dasp.players.channels().build([(2, 3)]).labels[0].tolist() == [[0, 0, 0], [1, 1, 1]]
+    assert dasp.players.tokens(-1).build([(2, 3)]).labels[0].tolist() == [[0, 1, 2]] * 2
+    both = dasp.players.tokens().build([(2, 3), (2,)])
+    assert both.count == 4
+    assert both.labels[1].tolist() == [2, 3]
+    assert both.names == ("input 0 token 0", "input 0 token 1", "input 1 token 0", "input 1 token 1")
+
+
+def test_features_are_elements_with_names() -> None:
+    players = dasp.players.features(["age", "sex"]).build([(2,)])
+    assert not players.grouped
+    assert players.names == ("age", "sex")
+
+
+OUTPUTS = torch.arange(24.0).reshape(2, 3, 4)
+
+
+def pick(target: object, outputs: Tensor = OUTPUTS, rows: Tensor | None = None) -> list[list[float]]:
+    targets = Targets.of(target, outputs.shape[0], outputs.shape[1:], CPU)
+    rows = torch.arange(outputs.shape[0]) if rows is None else rows
+    picked: list[list[float]] = targets.select(outputs, rows).tolist()
+    return picked
+
+
+def test_targets_pick_the_outputs_they_name() -> None:
+    scores = OUTPUTS[:, 0]  # 0..3 and 12..15
+    assert pick(2, scores) == [[2.0], [14.0]]
+    assert pick([3, 0], scores) == [[3.0, 0.0], [15.0, 12.0]]
+    assert pick(torch.tensor([1, 3]), scores) == [[1.0], [15.0]]
+    assert pick(torch.tensor(1), scores) == [[1.0], [13.0]]
+    assert pick((2, 1)) == [[9.0], [21.0]]
+    assert pick([(2, 1), (0, 3)]) == [[9.0, 3.0], [21.0, 15.0]]
+    assert pick(torch.tensor([[0, 1], [2, 3]])) == [[1.0], [23.0]]
+    assert pick(None, OUTPUTS[:, 0, 0]) == [[0.0], [12.0]]
+    assert pick(None, OUTPUTS[:, 0, :1]) == [[0.0], [12.0]]
+    assert Targets.of([1], 2, (3,), CPU).several
+    assert not Targets.of(1, 2, (3,), CPU).several
+
+
+def test_a_target_per_row_follows_the_row() -> None:
+    targets = Targets.of(torch.tensor([1, 3]), 2, (4,), CPU)
+    assert targets.select(OUTPUTS[:, 0][[1, 1, 0]], torch.tensor([1, 1, 0])).tolist() == [[15.0], [15.0], [1.0]]
+
+
+def test_selecting_a_target_lets_gradients_flow() -> None:
+    outputs = OUTPUTS[:, 0].clone().requires_grad_()
+    Targets.of(torch.tensor([1, 3]), 2, (4,), CPU).select(outputs, torch.arange(2)).sum().backward()
+    assert outputs.grad is not None
+    assert outputs.grad.tolist() == [[0, 1, 0, 0], [0, 0, 0, 1]]
+
+
+def test_peak_bytes_counts_what_is_alive_at_one_time_and_no_weights() -> None:
+    weight = torch.zeros(1000, 1000)
+    x = torch.zeros(1000)
+
+    def chain() -> Tensor:
+        y = weight @ x  # 4,000 bytes
+        z = torch.cat((y, y))  # 8,000 bytes; y dies next
+        del y
+        return z.sum()
+
+    assert 12_000 <= peak_bytes(chain) < 12_100
