@@ -4,7 +4,7 @@
 
 (a) one explanation of a batch in plain forward passes of the same batch, and where the time goes;
 (b) the cost per pixel from 28x28 to 224x224; (c) the time ratio to DASP as published; (d) the completeness gap at 16
-Legendre nodes. Writes cost.json and cost.md under --out.
+Legendre nodes. Times are processor time of the process. Writes cost.json and cost.md under --out.
 """
 
 from __future__ import annotations
@@ -52,16 +52,19 @@ KINDS = {
 
 
 def fastest(*calls: Callable[[], object], seconds: float = 4.0, least: int = 5) -> list[float]:
-    """The fastest run of each call, in seconds; they take turns, so that a busy machine is as busy for each."""
+    """The fastest run of each call, in seconds of processor time, which other processes disturb less than the clock.
+
+    The calls take turns, so that a busy machine is as busy for each.
+    """
     best = [float("inf")] * len(calls)
     for call in calls:
         call()
     start, rounds = time.perf_counter(), 0
     while rounds < least or time.perf_counter() - start < seconds:
         for index, call in enumerate(calls):
-            before = time.perf_counter()
+            before = time.process_time()
             call()
-            best[index] = min(best[index], time.perf_counter() - before)
+            best[index] = min(best[index], time.process_time() - before)
         rounds += 1
     return best
 
@@ -133,8 +136,8 @@ def _gradient(model: nn.Module, inputs: Tensor, targets: Tensor) -> Callable[[],
 def _profiled(call: Callable[[], object]) -> tuple[dict[str, float], dict[str, float]]:
     """Shares of the time by kind of ATen operation, all of it; and by operation, the largest twelve."""
     call()
-    start = time.perf_counter()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        start = time.perf_counter()
         call()
         total = time.perf_counter() - start
     shares = dict.fromkeys([*KINDS, "other operations"], 0.0)

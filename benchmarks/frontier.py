@@ -42,10 +42,11 @@ def main() -> int:
         "quick": options.quick,
         "problems": {},
     }
+    stem = "frontier" + ("-quick" if options.quick else "") + ("-part" if options.only else "")
     for name in options.problems:
         problem = BUILDERS[name](folder, options.out / "cache", **_size(name, options.quick))
         result["problems"][name] = compare(problem, quick=options.quick, only=options.only)
-        written = report.write(result, options.out, "frontier-quick" if options.quick else "frontier")
+        written = report.write(result, options.out, stem)
     print(report.table(result))
     print("written:", *written)
     failed = [row["label"] for problem in result["problems"].values() for row in problem["rows"] if "failed" in row]
@@ -86,12 +87,14 @@ def measure(problem: Problem, method: methods.Method) -> dict[str, Any]:
     """One method's error, rank correlation, evaluations and time; the failure's message where it failed."""
     row: dict[str, Any] = {"family": method.family, "label": method.label}
     seconds: list[float] = []
+    processor: list[float] = []
     try:
         while _once_more(seconds):
             methods.settle()
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), time.process_time()
             outcome = method.run()
             seconds.append(time.perf_counter() - start)
+            processor.append(time.process_time() - busy)
     except Exception as error:  # noqa: BLE001  one method's failure must not lose the others' hours; it is reported
         return {**row, "failed": f"{type(error).__name__}: {error}".splitlines()[0]}
     errors = measures.relative_errors(outcome.values, problem.truth)
@@ -104,6 +107,7 @@ def measure(problem: Problem, method: methods.Method) -> dict[str, Any]:
         "evaluations": outcome.evaluations,
         "propagations": outcome.propagations,
         "seconds": min(seconds) / count,
+        "processor_seconds": min(processor) / count,
         "first_seconds": seconds[0] / count,
         "gap": outcome.gap,
         "errors": errors.tolist(),
@@ -129,7 +133,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for results and cache (default: out)")
     parser.add_argument("--quick", action="store_true", help="fewer inputs and budgets: a minute")
     parser.add_argument("--problems", nargs="+", choices=tuple(BUILDERS), default=tuple(BUILDERS))
-    parser.add_argument("--only", default="", help="only the families whose name contains this")
+    parser.add_argument("--only", default="", help="only the families whose name contains this; frontier-part.*")
     parser.add_argument("--threads", type=int, default=1, help="torch threads, for comparable times (default: 1)")
     return parser.parse_args()
 

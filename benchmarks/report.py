@@ -12,11 +12,11 @@ from networks import replace_file
 
 Row = dict[str, Any]
 
-# Okabe and Ito's colours, safe for colour-blind readers; the library's lines are solid, the others' dashed.
+# Colours of Okabe and Ito, and one of Tol, safe for colour-blind readers; the library's lines are solid, others dashed.
 STYLES: dict[str, tuple[str, str]] = {
     "dasp.Propagation, default": ("#000000", "*"),
     "dasp.Propagation, diagonal": ("#0072B2", "o"),
-    "dasp.Propagation, rank (4 nodes)": ("#009E73", "s"),
+    "dasp.Propagation, rank (4 nodes)": ("#882255", "h"),
     "dasp.Propagation, full rank": ("#D55E00", "^"),
     "dasp.Propagation, full rank, conditioned": ("#009E73", "s"),
     "dasp.Propagation, full rank, exact ends": ("#56B4E9", "D"),
@@ -114,7 +114,8 @@ def figure(result: dict[str, Any], stem: Path) -> list[Path]:
             axis.set(xscale="log", yscale="log", xlabel=title)
             axis.grid(True, which="both", alpha=0.2)
         line[0].set_ylabel(f"{problem['title']}\nrelative error")
-    picture.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=9)
+    shown = [family for family in STYLES if family in handles]
+    picture.legend([handles[family] for family in shown], shown, loc="outside lower center", ncols=3, fontsize=9)
     paths = [stem.with_suffix(f".{kind}") for kind in ("png", "svg")]
     for path in paths:
         replace_file(path, lambda partial: picture.savefig(partial, dpi=150))

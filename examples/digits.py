@@ -28,7 +28,7 @@ import dasp
 OUT = Path("out")
 IMAGES = 100
 ENUMERATED = 25  # of them, at 65,536 evaluations each
-AUDIT = 2018  # evaluations an image: 16 antithetic pairs of permutations of 64 pixels
+AUDIT = 4034  # evaluations an image: 32 antithetic pairs of permutations of 64 pixels
 
 
 def main() -> None:
@@ -77,7 +77,7 @@ def train(images: Tensor, labels: Tensor) -> nn.Module:
         nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10),
     )  # fmt: skip
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    for _ in range(20):
+    for _ in range(40):
         for batch in torch.randperm(len(images)).split(64):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()
@@ -103,11 +103,12 @@ def draw(model: nn.Module, images: Tensor, labels: Tensor, path: Path) -> None:
     chosen = torch.stack([((labels == digit) & (read == digit)).nonzero()[0, 0] for digit in (0, 2, 3, 5, 7, 8)])
     target = read[chosen]
     result = dasp.Explainer(model, 0.0)(images[chosen], target)
-    limit = float(result.per_player.abs().max())
+    limit = float(result.per_player.abs().quantile(0.99))
     figure, axes = pyplot.subplots(1, len(chosen), figsize=(10, 2.3), layout="constrained")
     for index, ax in enumerate(axes):
         title = f"“{target[index]}”: {result.base_value[index]:.1f} → {result.output[index]:.1f}"
         dasp.plots.image(result, index, limit=limit, colorbar=index == len(axes) - 1, title=title, ax=ax)
+    figure.axes[-1].set_ylabel("contribution")
     figure.savefig(path, dpi=160)
     pyplot.close(figure)
 
@@ -142,7 +143,8 @@ def audited(model: nn.Module, rows: Tensor, target: Tensor) -> None:
         audit = replace(result, values=values.reshape(rows.shape)).audit(AUDIT)
         low, high = audit.low.mean(), audit.high.mean()
         lines.append(Line(method, f"{audit.relative_error.mean():.1%} ({low:.1%} to {high:.1%})", spent))
-    show(f"64 pixels, {len(rows)} images, audited with {AUDIT:,} evaluations an image (95 %)", lines, len(rows))
+    show(f"64 pixels, {len(rows)} images, audited with {AUDIT:,} evaluations an image", lines, len(rows))
+    print("  in brackets the ends of the images' 95 % intervals, averaged")
 
 
 def rivals(

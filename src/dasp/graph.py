@@ -162,17 +162,19 @@ def layer_of(node: fx.Node) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporter warns about its own internals, and prints half graphs before it raises."""
-    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    disabled = log.disabled
-    log.disabled = True
+    logs = [logging.getLogger(name) for name in ("torch.fx.experimental.symbolic_shapes", "torch.export")]
+    disabled = [log.disabled for log in logs]
+    for log in logs:
+        log.disabled = True
     try:
         with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.disabled = disabled
+        for log, before in zip(logs, disabled, strict=True):
+            log.disabled = before
 
 
 def graph_of(program: ExportedProgram) -> Graph:
@@ -184,7 +186,7 @@ def graph_of(program: ExportedProgram) -> Graph:
     table = torch.export.default_decompositions()
     for op in RULES.ops():
         table.pop(op, None)
-    with _quiet():
+    with quiet():
         program = program.run_decompositions(table)
     signature = program.graph_signature
     if len(signature.user_outputs) != 1:
@@ -270,14 +272,22 @@ def _increases(node: fx.Node) -> bool:
 
 
 def _batch_symbol(placeholders: Sequence[fx.Node]) -> Any:
-    value = placeholders[0].meta.get("val") if placeholders else None
+    values = [value for node in placeholders if isinstance(value := node.meta.get("val"), Tensor)]
+    value = values[0] if values else None
     if not isinstance(value, Tensor) or value.dim() == 0 or not isinstance(value.shape[0], torch.SymInt):
         raise CaptureError(
             "the program was exported for a fixed batch size, and dasp runs many rows at once. Export it again with a "
             'dynamic batch: torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},)), '
             "with x of 2 rows or more, or give the module itself."
         )
-    return _expression(value.shape[0])
+    batch = _expression(value.shape[0])
+    for other in values:
+        if any(isinstance(size, torch.SymInt) and _expression(size) != batch for size in other.shape):
+            raise CaptureError(
+                "the program was exported with other open sizes than the number of rows, and dasp needs the shape of a row. "
+                "Export it again with one torch.export.Dim, for the first axis of every input, or give the module itself."
+            )
+    return batch
 
 
 def capture(module: torch.nn.Module, inputs: Sequence[Tensor], extra: Sequence[Any], rows: int) -> Graph:
@@ -298,7 +308,7 @@ def capture(module: torch.nn.Module, inputs: Sequence[Tensor], extra: Sequence[A
     try:
         if any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(module.forward).parameters.values()):
             shapes = (shapes,)
-        with _quiet(), torch.inference_mode(False), torch.no_grad():
+        with quiet(), torch.inference_mode(False), torch.no_grad():
             program = torch.export.export(module, arguments, dynamic_shapes=shapes, strict=False)
         return graph_of(program)
     except CaptureError:

@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from torch.nn.parameter import is_lazy
 
 from .errors import DaspError, InputError, InputTypeError, ModelFileError
-from .graph import Graph, capture, graph_of
+from .graph import Graph, capture, graph_of, quiet
 
 KEPT_GRAPHS = 8
 Kept = TypeVar("Kept")
@@ -55,15 +55,21 @@ class Model:
         """Names and values of all parameters and buffers.
 
         Raises:
-            InputError: a lazy layer has none yet.
+            InputError: a lazy layer has none yet, or they were made in inference mode.
         """
         if isinstance(self.source, nn.Module):
-            for name, weight in (*self.source.named_parameters(), *self.source.named_buffers()):
-                if is_lazy(weight):
-                    raise InputError(f"the model has no weights yet at {name} (a lazy layer): run it once on a batch of data")
-                yield name, weight
+            named = (*self.source.named_parameters(), *self.source.named_buffers())
         else:
-            yield from self.source.state_dict.items()
+            named = tuple(self.source.state_dict.items())
+        for name, weight in named:
+            if is_lazy(weight):
+                raise InputError(f"the model has no weights yet at {name} (a lazy layer): run it once on a batch of data")
+            if weight.is_inference():
+                raise InputError(
+                    f"the weights {name} were made in torch.inference_mode(), which bars them from gradients. Build or load the "
+                    "model outside of it (dasp may be called inside), or explain copy.deepcopy(model), copied outside."
+                )
+            yield name, weight
 
     def _first_weight(self) -> Tensor | None:
         return next((w for _, w in self.weights() if w.is_floating_point()), None)
@@ -103,14 +109,14 @@ class Model:
                 with evaluating(self.source):
                     result = self.source(*arguments)
             else:
-                result = self.capture((), ()).run(arguments)
+                result = self.capture(arguments, ()).run(arguments)
         except (DaspError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # whatever the network's code raises
             shapes = ", ".join(_described(a) for a in arguments)
             reason = " ".join(str(error).split())[:300]
             raise InputError(
-                f"the model {self.name} fails on arguments of shape {shapes}: {type(error).__name__}: {reason}. dasp calls it "
+                f"the model {self.name} fails on {shapes}: {type(error).__name__}: {reason}. dasp calls it "
                 "with other numbers of rows than yours: check the shape of a row, and that the model takes any number of them."
             ) from error
         if not isinstance(result, Tensor):
@@ -134,7 +140,7 @@ class Model:
             if None not in self._graphs:
                 self._graphs[None] = graph_of(self.source)
             graph = self._graphs[None]
-            self._check_arguments(graph, inputs, extra)
+            _check_arguments(graph, (*inputs, *extra))
             return graph
         rows = inputs[0].shape[0]
         # A graph holds its weights, so an id is not given to another while the graph is kept.
@@ -156,24 +162,26 @@ class Model:
         kept: Kept = self._kept[key]
         return kept
 
-    def _check_arguments(self, graph: Graph, inputs: Sequence[Tensor], extra: Sequence[Any]) -> None:
-        if not inputs:
-            return
-        if len(graph.inputs) != len(inputs) + len(extra):
+
+def _check_arguments(graph: Graph, arguments: Sequence[Any]) -> None:
+    """Refuse arguments that an exported program was not exported for."""
+    if len(graph.inputs) != len(arguments):
+        raise InputError(f"the exported program takes {len(graph.inputs)} arguments, got {len(arguments)}")
+    for node, value in zip(graph.inputs, arguments, strict=True):
+        expected = graph.stand_in(node, arguments[0].shape[0])
+        if not isinstance(expected, Tensor):
+            fixed = node.meta.get("val")
+            if value != fixed:
+                raise InputError(f"the program was exported for {node.name} = {fixed!r}, which it holds fixed, got {value!r}")
+        elif not isinstance(value, Tensor) or value.shape != expected.shape or value.dtype != expected.dtype:
             raise InputError(
-                f"the exported program takes {len(graph.inputs)} arguments, got {len(inputs)} inputs and {len(extra)} extra"
+                f"the exported program takes {node.name} of shape {tuple(expected.shape)} and {expected.dtype} for "
+                f"{arguments[0].shape[0]} rows, got {_described(value)}"
             )
-        for node, value in zip(graph.inputs, inputs, strict=False):
-            expected = tuple(graph.stand_in(node, value.shape[0]).shape)
-            if tuple(value.shape) != expected:
-                raise InputError(
-                    f"the exported program takes input {node.name} of shape (rows, {', '.join(map(str, expected[1:]))}), "
-                    f"got {tuple(value.shape)}"
-                )
 
 
 def _described(argument: Any) -> str:
-    return str(tuple(argument.shape)) if isinstance(argument, Tensor) else type(argument).__name__
+    return f"{tuple(argument.shape)} {argument.dtype}" if isinstance(argument, Tensor) else type(argument).__name__
 
 
 def _signature(argument: Any, rows: int) -> Any:
@@ -207,11 +215,8 @@ def load_program(path: str | os.PathLike[str]) -> ExportedProgram:
         raise ModelFileError(f"no model file {name}; save one with torch.export.save(torch.export.export(...), {name!r})")
     if not zipfile.is_zipfile(name):
         raise ModelFileError(_not_a_program(name, "it is not a .pt2 archive"))
-    import warnings
-
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the loader warns about its own internals
+        with quiet():
             return torch.export.load(name)
     except Exception as error:  # the loader raises many kinds; all mean that there is no program
         raise ModelFileError(_not_a_program(name, f"{type(error).__name__}: {error}")) from error

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 
 from ..gaussian import Gaussian
 from .families import Context, moves
@@ -27,6 +29,21 @@ def _cast(value: Tensor, *args: Any, dtype: torch.dtype | None = None, **kwargs:
     return value.to(dtype) if dtype is not None and value.is_floating_point() else value
 
 
+def _nearest(op: OpOverload) -> Callable[..., Tensor]:
+    """Nearest upsampling of integers too: owner labels are, and the operation takes floating values only."""
+
+    def run(value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return op(value, *args, **kwargs) if value.is_floating_point() else op(value.double(), *args, **kwargs).long()
+
+    return run
+
+
+def _select_scatter(value: Tensor, source: Tensor, dim: int, index: int) -> Tensor:
+    """`select_scatter` as a slice of length one: the gradient of the operation itself is wrong under vmap (torch 2.13)."""
+    start = index % value.shape[dim]
+    return aten.slice_scatter(value, source.unsqueeze(dim), dim, start, start + 1)
+
+
 moves(aten.view.default, aten.reshape.default, aten._unsafe_view.default, run=_reshape)
 moves(aten.clone.default, aten.contiguous.default, aten.alias.default, aten.detach.default, run=_same)
 moves(aten.lift_fresh_copy.default, run=_same)
@@ -41,12 +58,16 @@ moves(
     aten.channel_shuffle.default, aten.tril.default, aten.triu.default,
     aten.reflection_pad1d.default, aten.reflection_pad2d.default, aten.reflection_pad3d.default,
     aten.replication_pad1d.default, aten.replication_pad2d.default, aten.replication_pad3d.default,
+)  # fmt: skip
+for _op in (
     aten.upsample_nearest1d.default, aten.upsample_nearest2d.default, aten.upsample_nearest3d.default,
     aten.upsample_nearest2d.vec,
-)  # fmt: skip
+):  # fmt: skip
+    moves(_op, run=_nearest(_op))
 moves(aten.cat.default, aten.stack.default)
 moves(aten.where.self, values=(1, 2))
-moves(aten.slice_scatter.default, aten.select_scatter.default, values=(0, 1))
+moves(aten.slice_scatter.default, values=(0, 1))
+moves(aten.select_scatter.default, values=(0, 1), run=_select_scatter)
 
 
 def _pad(context: Context, value: Gaussian, pad: list[int], fill: float = 0.0) -> Gaussian:

@@ -25,7 +25,7 @@ def larger(x: Gaussian, y: Gaussian) -> Gaussian:
     result = max_of_two(x.mean, y.mean, x.var, y.var, x.covariance(y))
     if x.factors is None or y.factors is None:
         return Gaussian(result.mean, None, result.var)
-    factors = y.factors + result.weight * (x.factors - y.factors)
+    factors = torch.lerp(y.factors, x.factors, result.weight.expand_as(x.mean))
     return Gaussian(result.mean, factors, (result.var - factors.square().sum(0)).clamp(min=0))
 
 
