@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def explain(net: Path, rows: Path, *more: Any, out: Path | None = None, baseline
     return code, pq.read_table(out) if code == 0 else None
 
 
-def values(table: Any, names: str = "abc") -> Any:
+def values(table: Any, names: Sequence[str] = "abc") -> Any:
     return np.stack([table.column(name).to_numpy() for name in names], axis=1)
 
 
@@ -155,6 +156,43 @@ def test_double_precision_is_computed_in_double(net: Path, rows: Path) -> None:
     np.testing.assert_allclose(values(table), FIRST, atol=1e-13)
 
 
+def test_a_last_chunk_of_one_row_changes_nothing(net: Path, rows: Path) -> None:
+    for more in ((), ("--dtype", "float64")):
+        table = explain(net, rows, "--target", "argmax", "--chunk", 2, *more)[1]
+        assert table.column("target").to_pylist() == [0, 1, 0]
+        np.testing.assert_allclose(values(table)[[0, 2]], FIRST[[0, 2]], atol=1e-5)
+
+
+def test_propagation_takes_its_options(net: Path, rows: Path) -> None:
+    options = ["--method", "propagation", "--nodes", 3, "--rule", "legendre", "--rank", "full", "--mixture", 1]
+    table = explain(net, rows, "--target", 0, *options)[1]
+    settings = json.loads(table.schema.metadata[b"dasp"])["settings"]
+    assert [settings[name] for name in ("nodes", "rule", "rank", "mixture")] == [3, "legendre", "full", 1]
+    # Sums and products of two are exact, and a polynomial of degree 1 in q needs no more than one node.
+    np.testing.assert_allclose(values(table), FIRST, atol=1e-5)
+
+
+def test_whole_numbers_are_not_rounded(tmp_path: Path, capsys: Capture) -> None:
+    class Lookup(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = torch.nn.Embedding(4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.table(x).squeeze(-1).sum(1)
+
+    model = Lookup()
+    net = save(model, torch.zeros(2, 3, dtype=torch.int64), tmp_path / "net.pt2")
+    rows = tmp_path / "rows.csv"
+    rows.write_text("a,b,c\n1,2,3\n")
+    weights = model.table.weight.detach().squeeze(1)
+    table = explain(net, rows, "--players", "tokens")[1]
+    np.testing.assert_allclose(values(table, ("token_0", "token_1", "token_2"))[0], weights[1:] - weights[0], atol=1e-6)
+    rows.write_text("a,b,c\n1,2,3.5\n")
+    assert explain(net, rows, "--players", "tokens")[0] == 2
+    assert "whole numbers" in capsys.readouterr().err
+
+
 def test_images_and_their_players_have_names(tmp_path: Path) -> None:
     class Mean(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -177,7 +215,7 @@ def test_images_and_their_players_have_names(tmp_path: Path) -> None:
 def test_a_table_without_names_numbers_its_players(net: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", ROWS)
     table = explain(net, tmp_path / "rows.npy", "--target", 0)[1]
-    np.testing.assert_allclose(values(table, ("p0", "p1", "p2")), FIRST, atol=1e-6)  # type: ignore[arg-type]
+    np.testing.assert_allclose(values(table, ("p0", "p1", "p2")), FIRST, atol=1e-6)
 
 
 @pytest.mark.parametrize(

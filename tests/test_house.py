@@ -20,6 +20,7 @@ ORDER = (
     "memory",
     "tables",
     "gaussian",
+    "grouping",
     "law",
     "rules",
     "graph",

@@ -45,8 +45,8 @@ class X:
 class Row:
     """One line of the table.
 
-    `tolerance` is the error allowed to an approximate rule, in standard deviations of the result (variances: of the
-    variance); `rows` tells whether axis 0 is a batch axis of random arguments and result.
+    `tolerance` is the error allowed to an approximate rule, in the largest standard deviation of the result (three
+    times that in the largest variance): twice what was measured over some seeds; `rows` tells whether axis 0 is a batch axis of random arguments and result.
     """
 
     op: OpOverload
@@ -235,6 +235,11 @@ MOVES = (
     affine(aten.slice_scatter.default, x(2, 5), x(2, 2), 1, 1, 5, 2),
     affine(aten.slice_scatter.default, k(2, 5), x(2, 2), 1, 3, 5, rows=False),
     affine(aten.select_scatter.default, x(2, 3), x(2), 1, 1),
+    affine(aten.copy.default, x(2, 3), x(3), rows=False),
+    affine(aten.copy.default, x(2, 3), torch.tensor(0.5, dtype=torch.float64)),
+    affine(aten.copy.default, k(2, 3), x(2, 1), rows=False),
+    affine(aten.copy.default, x(2, 4), x(2, 1)),
+    affine(aten.squeeze.default, x(2, 1, 3), rows=False),
     affine(aten.constant_pad_nd.default, x(2, 3, 3), [1, 2, -1, 1], 0.7),
     affine(aten.constant_pad_nd.default, x(2, 3), [1, 1]),
     affine(aten.masked_fill.Scalar, x(2, 4), MASK, 2.5),
@@ -268,24 +273,24 @@ ELEMENTWISE = (
 POOLS = (
     curved(aten.max_pool1d.default, x(2, 2, 6), [2]),  # the larger of two is exact
     curved(aten.max_pool1d.default, x(2, 1, 7), [2], [2], [1], 1, True),
-    curved(aten.max_pool1d.default, x(2, 1, 8), [3], [1], [1], 2, tolerance=0.1),
-    curved(aten.max_pool2d.default, x(2, 1, 4, 6), [2, 3], tolerance=0.15),
-    curved(aten.max_pool2d.default, x(2, 1, 5, 6), [3, 3], [2, 2], [1, 1], [1, 1], True, tolerance=0.15),
-    curved(aten.max_pool2d.default, x(2, 5, 5), [3], [1], [1], [2], tolerance=0.15),
-    curved(aten.max_pool3d.default, x(2, 1, 2, 4, 3), [2, 2, 2], [1, 2, 1], [0, 1, 0], tolerance=0.15),
-    curved(aten.max_pool1d_with_indices.default, x(2, 1, 7), [3], [2], [1], [1], True, tolerance=0.1),
-    curved(aten.max_pool2d_with_indices.default, x(2, 1, 4, 4), [2, 2], tolerance=0.1),
-    curved(aten.max_pool3d_with_indices.default, x(2, 1, 2, 2, 4), [2, 2, 2], tolerance=0.15),
-    curved(aten.adaptive_max_pool1d.default, x(2, 1, 7), [3], tolerance=0.1),
-    curved(aten.adaptive_max_pool2d.default, x(2, 1, 3, 5), [2, 2], tolerance=0.15),
-    curved(aten.adaptive_max_pool3d.default, x(2, 1, 2, 3, 3), [2, 2, 2], tolerance=0.1),
+    curved(aten.max_pool1d.default, x(2, 1, 8), [3], [1], [1], 2, tolerance=0.08),
+    curved(aten.max_pool2d.default, x(2, 1, 4, 6), [2, 3], tolerance=0.12),
+    curved(aten.max_pool2d.default, x(2, 1, 5, 6), [3, 3], [2, 2], [1, 1], [1, 1], True, tolerance=0.12),
+    curved(aten.max_pool2d.default, x(2, 5, 5), [3], [1], [1], [2], tolerance=0.12),
+    curved(aten.max_pool3d.default, x(2, 1, 2, 4, 3), [2, 2, 2], [1, 2, 1], [0, 1, 0], tolerance=0.12),
+    curved(aten.max_pool1d_with_indices.default, x(2, 1, 7), [3], [2], [1], [1], True, tolerance=0.08),
+    curved(aten.max_pool2d_with_indices.default, x(2, 1, 4, 4), [2, 2], tolerance=0.08),
+    curved(aten.max_pool3d_with_indices.default, x(2, 1, 2, 2, 4), [2, 2, 2], tolerance=0.12),
+    curved(aten.adaptive_max_pool1d.default, x(2, 1, 7), [3], tolerance=0.08),
+    curved(aten.adaptive_max_pool2d.default, x(2, 1, 3, 5), [2, 2], tolerance=0.12),
+    curved(aten.adaptive_max_pool3d.default, x(2, 1, 2, 3, 3), [2, 2, 2], tolerance=0.08),
 )
 
 SOFT = (
-    curved(aten.softmax.int, x(2, 4), 1, tolerance=0.2),
-    curved(aten._softmax.default, x(2, 3, 2), -2, False, tolerance=0.2),
-    curved(aten.log_softmax.int, x(2, 4), -1, tolerance=0.2),
-    curved(aten._log_softmax.default, x(2, 3, 2), 1, False, tolerance=0.2),
+    curved(aten.softmax.int, x(2, 4), 1, tolerance=0.25),
+    curved(aten._softmax.default, x(2, 3, 2), -2, False, tolerance=0.25),
+    curved(aten.log_softmax.int, x(2, 4), -1, tolerance=0.05),
+    curved(aten._log_softmax.default, x(2, 3, 2), 1, False, tolerance=0.05),
 )
 
 TABLE = (*LINEAR, *ARITHMETIC, *MOVES, *ELEMENTWISE, *POOLS, *SOFT)
@@ -391,9 +396,7 @@ def test_affine_rules_carry_mean_factors_and_rest_through_the_matrix(row: Row) -
     assert [r.mean.shape for r in results] == [r.shape for r in plain(row, centre)]
     close(torch.cat([r.mean.flatten() for r in results]), f(at))
     close(torch.cat([torch.as_tensor(r.factors).reshape(FACTORS, -1) for r in results], 1), factors @ matrix.T)
-    broadcast = not any(v.mean.shape != values[0].mean.shape for v in values)
-    if broadcast or row.op is not aten.sub.Tensor:  # rests count as independent, and no element is used twice in one
-        close(torch.cat([r.rest.flatten() for r in results]), matrix.square() @ rest)
+    close(torch.cat([r.rest.flatten() for r in results]), matrix.square() @ rest)
 
 
 # Other rules: Monte Carlo ------------------------------------------------------------------------------------------
@@ -425,13 +428,13 @@ def test_curved_rules_agree_with_monte_carlo(row: Row) -> None:
     values = draw(row, variances=MODERATE if row.tolerance else VARIANCES)
     (result,) = moments(row, values)
     samples, z = sampled(row, values)
-    deviation = result.var.sqrt()
-    compare(result.mean, samples, row.tolerance * deviation)
+    deviation = row.tolerance * samples.std(0).max()
+    compare(result.mean, samples, deviation)
     centred = samples - samples.mean(0)
-    compare(result.var, centred.square(), row.tolerance * 2 * result.var)
+    compare(result.var, centred.square(), 3 * row.tolerance * samples.var(0).max())
     assert result.factors is not None
     for loading, factor in zip(result.factors, z.T, strict=True):
-        compare(loading, centred * factor.reshape(-1, *[1] * loading.dim()), row.tolerance * deviation)
+        compare(loading, centred * factor.reshape(-1, *[1] * loading.dim()), deviation)
 
 
 # What holds for every rule -----------------------------------------------------------------------------------------
@@ -466,7 +469,7 @@ def test_gradients_are_finite_without_variance(row: Row) -> None:
     leaves = [p.clone().requires_grad_() for v in values for p in parts(v)]
     triples = zip(leaves[::3], leaves[1::3], leaves[2::3], strict=True)
     results = moments(row, [Gaussian(m, l, r) for m, l, r in triples])
-    total = torch.stack([(r.mean.sum() + r.var.sum()).double() for r in results]).sum()
+    total = torch.stack([r.mean.sum() + r.var.sum() for r in results]).sum() + 0 * leaves[0].sum()
     for gradient in torch.autograd.grad(total, leaves, allow_unused=True):
         assert gradient is None or gradient.isfinite().all()
 

@@ -27,6 +27,13 @@ def test_csv_is_read_by_name_and_in_the_order_asked_for(tmp_path: Path) -> None:
     np.testing.assert_array_equal(rows.data, [[70, 30], [82.25, 41]])
 
 
+def test_a_real_table_reads_as_another_reader_reads_it(paper_data: Path) -> None:
+    path = paper_data / "parkinsons_updrs.csv"
+    rows = read_rows(path)
+    assert (len(rows), rows.shape, (rows.names or ())[6]) == (5875, (22,), "Jitter(%)")
+    np.testing.assert_array_equal(rows.data, np.loadtxt(path, delimiter=",", skiprows=1))
+
+
 def test_every_column_is_taken_when_none_is_named(tmp_path: Path) -> None:
     rows = read_rows(write(tmp_path / "rows.csv", CSV))
     assert rows.names == ("age", "dose", "weight")

@@ -97,9 +97,8 @@ def explain(**options: Any) -> None:
 def check(model: str, players: str | None, as_json: bool) -> None:
     """List the operations that random values reach: exact, approximate or missing. Exit code 1 if one is missing."""
     loaded = Model(model)
-    graph = loaded.capture((), ())
-    inputs = tuple(torch.zeros_like(graph.stand_in(node, _CHECK_ROWS), device=loaded.device or "cpu") for node in graph.inputs)
-    found = Explainer(loaded, players=_players(players)).check(inputs)
+    inputs = [torch.zeros_like(shape, device=loaded.device or "cpu") for shape in _expected_inputs(loaded)]
+    found = Explainer(loaded, players=_players(players)).check(tuple(inputs))
     counts = {support.value: sum(one.support is support for one in found) for support in Support}
     if as_json:
         click.echo(json.dumps([{"op": one.op, "layer": one.layer, "support": one.support.value} for one in found]))
@@ -129,15 +128,17 @@ class _Job:
         rows = read_rows(options["rows"], columns=columns.split(",") if columns else None)
         baseline = read_baseline(options["baseline"], rows)
         model = Model(options["model"])
-        dtype: torch.dtype = getattr(torch, options["dtype"]) if options["dtype"] else model.dtype or torch.float32
-        if model.dtype not in (None, dtype):
-            model = Model(load_program(options["model"]).module().to(dtype))
+        dtype = _expected_inputs(model)[0].dtype
+        if options["dtype"] and getattr(torch, options["dtype"]) != dtype:
+            asked: torch.dtype = getattr(torch, options["dtype"])
+            model = Model(load_program(options["model"]).module().to(asked))
+            dtype = asked if dtype.is_floating_point else dtype
         names = None
         if rows.names is not None and options["players"] is None:
             names = unique_names(rows.names, RESERVED + AUDIT_COLUMNS, str(rows.path))
         explainer = Explainer(
             model,
-            baseline if isinstance(baseline, float) else torch.as_tensor(baseline, dtype=dtype),
+            baseline if isinstance(baseline, float) else _tensor(baseline, dtype, model.device, options["baseline"]),
             method=method,
             players=_players(options["players"]),
             memory=options["memory"] * 2**20,
@@ -151,7 +152,9 @@ class _Job:
         show = self.options["progress"]
         with tqdm(total=len(self.rows), unit="row", disable=None if show is None else not show) as bar:
             for start in range(0, len(self.rows), chunk):
-                part = torch.as_tensor(self.rows.chunk(start, start + chunk), dtype=self.dtype)
+                part = _tensor(
+                    self.rows.chunk(start, start + chunk), self.dtype, self.model.device, str(self.rows.path)
+                )
                 result = self.explainer(part, _targets(self.options["targets"], self.model, part))
                 columns = _columns(result, start, self.names)
                 if self.options["audit"] is not None:
@@ -191,12 +194,25 @@ def _method(options: dict[str, Any]) -> Estimator:
     return _ESTIMATORS[chosen](**given)
 
 
+def _expected_inputs(model: Model) -> list[Tensor]:
+    """Empty stand-ins of the shapes and dtypes that an exported program takes, for a batch of two."""
+    graph = model.capture((), ())
+    return [graph.stand_in(node, _CHECK_ROWS) for node in graph.inputs]
+
+
+def _tensor(values: Array, dtype: torch.dtype, device: torch.device | None, source: str) -> Tensor:
+    """Numbers of a file as the model takes them; a model of whole numbers refuses others instead of rounding them."""
+    if not dtype.is_floating_point and (values != np.floor(values)).any():
+        raise InputError(f"{source}: the model takes whole numbers ({dtype}), and some of these are not.")
+    return torch.as_tensor(values, dtype=dtype, device=device)
+
+
 def _players(spec: str | None) -> Any:
     if spec is None:
         return None
     if spec.endswith(".npy"):
         try:
-            return torch.from_numpy(np.load(spec, allow_pickle=False))
+            return np.asarray(np.load(spec, allow_pickle=False))
         except (OSError, ValueError, EOFError, TypeError) as error:
             raise DataFileError(f"--players {spec}: not a .npy array of integers ({error}).") from error
     if spec in ("pixels", "channels", "tokens"):

@@ -259,8 +259,8 @@ def _refuse_mixed_precision(inputs: Sequence[fx.Node], nodes: Sequence[fx.Node])
     low = used(nodes) & {torch.float16, torch.bfloat16}
     if low and used(inputs) & {torch.float32, torch.float64}:
         raise CaptureError(
-            f"the model turns its inputs into {', '.join(map(str, low))} (torch.autocast, or a cast in its forward), which is "
-            "too coarse for differences between coalitions. Explain it without."
+            f"the model turns its inputs into {', '.join(map(str, low))} (torch.autocast, or a cast in its forward), "
+            "which is too coarse for differences between coalitions. Explain it without."
         )
 
 
@@ -284,8 +284,8 @@ def _batch_symbol(placeholders: Sequence[fx.Node]) -> Any:
     for other in values:
         if any(isinstance(size, torch.SymInt) and _expression(size) != batch for size in other.shape):
             raise CaptureError(
-                "the program was exported with other open sizes than the number of rows, and dasp needs the shape of a row. "
-                "Export it again with one torch.export.Dim, for the first axis of every input, or give the module itself."
+                "the program was exported with other open sizes than the number of rows, and dasp needs the shape of a "
+                "row. Export it again with one torch.export.Dim, for the first axis of every input, or give the module."
             )
     return batch
 

@@ -63,11 +63,11 @@ class Model:
             named = tuple(self.source.state_dict.items())
         for name, weight in named:
             if is_lazy(weight):
-                raise InputError(f"the model has no weights yet at {name} (a lazy layer): run it once on a batch of data")
+                raise InputError(f"the model has no weights yet at {name} (a lazy layer): run it once on a batch")
             if weight.is_inference():
                 raise InputError(
-                    f"the weights {name} were made in torch.inference_mode(), which bars them from gradients. Build or load the "
-                    "model outside of it (dasp may be called inside), or explain copy.deepcopy(model), copied outside."
+                    f"the weights {name} were made in torch.inference_mode(), which bars them from gradients. Build or "
+                    "load the model outside of it (dasp may be called inside), or copy it: copy.deepcopy(model), outside."
                 )
             yield name, weight
 
@@ -116,8 +116,8 @@ class Model:
             shapes = ", ".join(_described(a) for a in arguments)
             reason = " ".join(str(error).split())[:300]
             raise InputError(
-                f"the model {self.name} fails on {shapes}: {type(error).__name__}: {reason}. dasp calls it "
-                "with other numbers of rows than yours: check the shape of a row, and that the model takes any number of them."
+                f"the model {self.name} fails on {shapes}: {type(error).__name__}: {reason}. dasp calls it with other "
+                "numbers of rows than yours: check the shape of a row, and that the model takes any number of them."
             ) from error
         if not isinstance(result, Tensor):
             raise InputTypeError(
@@ -140,7 +140,8 @@ class Model:
             if None not in self._graphs:
                 self._graphs[None] = graph_of(self.source)
             graph = self._graphs[None]
-            _check_arguments(graph, (*inputs, *extra))
+            if inputs:
+                _check_arguments(graph, (*inputs, *extra))
             return graph
         rows = inputs[0].shape[0]
         # A graph holds its weights, so an id is not given to another while the graph is kept.
@@ -171,8 +172,10 @@ def _check_arguments(graph: Graph, arguments: Sequence[Any]) -> None:
         expected = graph.stand_in(node, arguments[0].shape[0])
         if not isinstance(expected, Tensor):
             fixed = node.meta.get("val")
-            if value != fixed:
-                raise InputError(f"the program was exported for {node.name} = {fixed!r}, which it holds fixed, got {value!r}")
+            if isinstance(value, Tensor) or value != fixed:
+                raise InputError(
+                    f"the program was exported for {node.name} = {fixed!r}, which it holds fixed, got {value!r}"
+                )
         elif not isinstance(value, Tensor) or value.shape != expected.shape or value.dtype != expected.dtype:
             raise InputError(
                 f"the exported program takes {node.name} of shape {tuple(expected.shape)} and {expected.dtype} for "
@@ -219,7 +222,9 @@ def load_program(path: str | os.PathLike[str]) -> ExportedProgram:
         with quiet():
             return torch.export.load(name)
     except Exception as error:  # the loader raises many kinds; all mean that there is no program
-        raise ModelFileError(_not_a_program(name, f"{type(error).__name__}: {error}")) from error
+        vague = "warnings above" in str(error)
+        reason = "there is none in the archive" if vague else f"{type(error).__name__}: {error}"
+        raise ModelFileError(_not_a_program(name, reason)) from error
 
 
 def _not_a_program(name: str, reason: str) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
+from ..errors import MissingRuleError
 from ..gaussian import Gaussian
 from .families import Context, moves
 from .registry import RULES, Rule
@@ -25,8 +26,24 @@ def _same(value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _cast(value: Tensor, *args: Any, dtype: torch.dtype | None = None, **kwargs: Any) -> Tensor:
-    """A copy in another floating dtype; labels, which are integers, stay as they are."""
-    return value.to(dtype) if dtype is not None and value.is_floating_point() else value
+    """A copy in another floating dtype; labels, which are integers, stay as they are.
+
+    Raises:
+        MissingRuleError: the dtype is not floating; rounding a random value has no rule.
+    """
+    if dtype is None or not value.is_floating_point():
+        return value
+    if not dtype.is_floating_point:
+        raise MissingRuleError(
+            f"no moment rule for aten._to_copy.default to {dtype} on a random value, which rounds it. "
+            "Explain this model with dasp.PermutationSampling() or dasp.Exact(), which need no rules."
+        )
+    return value.to(dtype)
+
+
+def _copy(value: Tensor, source: Tensor, *args: Any) -> Tensor:
+    """`source` in the shape and dtype of `value`: what assigning to a part of a tensor leaves in a graph."""
+    return source.to(value.dtype).expand(value.shape)
 
 
 def _nearest(op: OpOverload) -> Callable[..., Tensor]:
@@ -66,6 +83,7 @@ for _op in (
     moves(_op, run=_nearest(_op))
 moves(aten.cat.default, aten.stack.default)
 moves(aten.where.self, values=(1, 2))
+moves(aten.copy.default, values=(0, 1), run=_copy)
 moves(aten.slice_scatter.default, values=(0, 1))
 moves(aten.select_scatter.default, values=(0, 1), run=_select_scatter)
 
@@ -95,5 +113,9 @@ def _masked_fill(context: Context, value: Gaussian, mask: Tensor, fill: float | 
 
 
 RULES.add(Rule(aten.constant_pad_nd.default, True, _pad, owners=_pad_owners))
-RULES.add(Rule(aten.masked_fill.Scalar, True, _masked_fill))
-RULES.add(Rule(aten.masked_fill.Tensor, True, _masked_fill))
+def _masked_owners(labels: Tensor, mask: Tensor, fill: float | Tensor) -> Tensor:
+    return labels.masked_fill(mask, 0)
+
+
+for _op in (aten.masked_fill.Scalar, aten.masked_fill.Tensor):
+    RULES.add(Rule(_op, True, _masked_fill, owners=_masked_owners))

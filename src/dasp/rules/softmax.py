@@ -37,14 +37,17 @@ def _mean_softmax(value: Gaussian, axis: int, scale: float = 1.0) -> Tensor:
     """`E softmax(s)` by the scaled fixed point `p <- softmax(k (m - p.m))`, `k_j = (1 + pi/8 Var(s_j - p.s))^-1/2`.
 
     `scale` multiplies the covariance of s. The probit approximation of the logistic function (MacKay, 1992), applied to
-    the contrasts of each score with the mean score.
+    the contrasts of each score with the mean score. Scores of minus infinity (masked) have probability 0.
     """
+    masked = value.mean.isneginf()
+    mean = value.mean.masked_fill(masked, 0.0)
     p = value.mean.softmax(axis)
     for _ in range(ROUNDS):
         _, explained = _centred(p, value, axis)
         v = scale * _contrast_variance(p, explained, value.rest, axis)
         k = (1 + pi / 8 * v).rsqrt()
-        p = (k * (value.mean - (p * value.mean).sum(axis, keepdim=True))).softmax(axis)
+        contrast = k * (mean - (p * mean).sum(axis, keepdim=True))
+        p = contrast.masked_fill(masked, -torch.inf).softmax(axis)
     return p
 
 
