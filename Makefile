@@ -10,7 +10,7 @@ help:
 	@echo "make explain   train a small CNN on the handwritten digits, explain 100 images, print measured errors"
 	@echo "make test      ruff, strict types and all tests"
 	@echo "make lint      ruff and strict types only"
-	@echo "make bench     measure every estimator on real data (benchmarks/frontier.py)"
+	@echo "make bench     measure every estimator on real data, and put the figures into README.md"
 	@echo "make picture   draw the picture in README.md"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -34,6 +34,8 @@ test: lint
 
 bench: $(STAMP)
 	$(PY) benchmarks/frontier.py
+	$(PY) benchmarks/cost.py
+	$(PY) benchmarks/readme.py
 
 clean:
 	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -53,7 +53,10 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.3g}"
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as people read them."""
+    if 0.01 <= seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
     return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 
@@ -75,7 +78,7 @@ def table(result: dict[str, Any]) -> str:
             label = f"{row['family'].split(',')[0]}: {row['label']}" if ours else row["label"]
             lines.append(
                 f"| {label} | {row['error']:.4f} | {row['spearman']:.4f} | {_number(row['evaluations'])} "
-                f"| {_number(row['propagations'])} | {_time(row['seconds'])} |"
+                f"| {_number(row['propagations'])} | {duration(row['seconds'])} |"
             )
         lines += [f"| {row['label']} | failed: {row['failed']} | | | | |" for row in problem["rows"] if "failed" in row]
         match = problem.get("evaluations_to_match_diagonal")

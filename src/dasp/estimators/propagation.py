@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..errors import CaptureError, InputError, MemoryBoundError
+from ..errors import CaptureError, InputError, InputTypeError, MemoryBoundError
 from ..game import Game, take_rows
 from ..graph import Graph
 from ..law import FULL, CoalitionLaw
@@ -18,11 +18,13 @@ from ..propagate import Plan, make_plan, propagate
 from ..special import legendre, lobatto
 from .base import Estimate, Estimator
 from .directions import active_directions
+from .sampling import check_seed
 
 LOBATTO = "lobatto"
 LEGENDRE = "legendre"
 FULL_PLAYERS = 64
 """Up to this many players, every player has a factor of its own and the exact ends are affordable."""
+MOST_NODES = 1024
 MOST_DIFFERENCE = 0.02
 """Between the graph and the model, relative to the largest of a few values; rounding stays far below."""
 DEFAULT_RANK = 64
@@ -61,11 +63,20 @@ class Propagation(Estimator):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, value in (("nodes", self.nodes), ("rank", self.rank), ("mixture", self.mixture)):
+            named = (value is None and name != "mixture") or (isinstance(value, str) and name == "rank")
+            if not named and (isinstance(value, bool) or not isinstance(value, int)):
+                raise InputTypeError(f"{name}: expected an int, got {type(value).__name__}")
+        if not (self.condition is None or isinstance(self.condition, bool)):
+            raise InputTypeError(f"condition: expected True, False or None, got {type(self.condition).__name__}")
+        check_seed(self.seed)
+        if self.nodes is not None and self.nodes > MOST_NODES:
+            raise InputError(f"nodes must be at most {MOST_NODES}, got {self.nodes}")
         if self.rule not in (None, LEGENDRE, LOBATTO):
             raise InputError(f"rule is 'legendre', 'lobatto' or None, got {self.rule!r}")
         if self.nodes is not None and self.nodes < (2 if self.rule == LOBATTO else 1):
             raise InputError(f"nodes must be at least {2 if self.rule == LOBATTO else 1}, got {self.nodes}")
-        if isinstance(self.rank, str) and self.rank != FULL or isinstance(self.rank, int) and self.rank < 0:
+        if (isinstance(self.rank, str) and self.rank != FULL) or (isinstance(self.rank, int) and self.rank < 0):
             raise InputError(f"rank is a number of factors, 'full' or None, got {self.rank!r}")
         if self.mixture < 0:
             raise InputError(f"mixture is a number of players, got {self.mixture}")
@@ -150,8 +161,8 @@ class _Work:
         fit = int(game.memory / each)
         if fit < states:
             raise MemoryBoundError(
-                f"one row at one node needs {each * states / 2**20:,.0f} MiB with rank {options.rank} and mixture "
-                f"{options.mixture}, and the memory bound is {game.memory / 2**20:,.0f} MiB. "
+                f"one row at one node needs {each * states / 2**20:,.3g} MiB with rank {options.rank} and mixture "
+                f"{options.mixture}, and the memory bound is {game.memory / 2**20:,.3g} MiB. "
                 "Raise memory=, or lower rank= or mixture=."
             )
         together = max(1, len(nodes.inner))
@@ -182,8 +193,9 @@ class _Work:
             first, last = self._ends(rows)
             total = total + self.nodes.end * (first + last)
             mixed = (first.abs() + last.abs()).sum(1).topk(options.mixture).indices  # (rows, h)
+        moved = self._moved(rows)
         if not len(self.nodes.inner):
-            return total
+            return total.where(moved, torch.zeros_like(total))
         rank: str | Tensor | None = None
         if options.rank == FULL:
             rank = FULL
@@ -194,7 +206,15 @@ class _Work:
         for index in torch.arange(len(self.nodes.inner), device=game.device).split(self.nodes_at_once):
             q, w = self.nodes.inner[index], self.nodes.weights[index]
             total = total + self._nodes(rows, q, w, rank, mixed, states, folded)
-        return total
+        return total.where(moved, torch.zeros_like(total))
+
+    def _moved(self, rows: Tensor) -> Tensor:
+        """Whether a player differs from its baseline anywhere, (rows, 1, n); who does not adds exactly nothing."""
+        game = self.game
+        moved = torch.zeros(len(rows), game.players.count, dtype=torch.long, device=game.device)
+        for x, b, label in zip(game.inputs, game.baselines, game.players.labels, strict=True):
+            moved = moved.index_add(1, label.flatten(), (x[rows] != b.expand_as(x)[rows]).long().flatten(1))
+        return (moved > 0).unsqueeze(1)
 
     def _ends(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Exact marginal contributions to nobody and to everybody else, (rows, T, n) each."""

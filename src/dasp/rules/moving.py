@@ -55,10 +55,18 @@ def _nearest(op: OpOverload) -> Callable[..., Tensor]:
     return run
 
 
+def _slice_scatter(
+    value: Tensor, source: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Tensor:
+    """`slice_scatter` with its bounds inside the tensor; vmap (torch 2.13) cannot take the open end of a slice."""
+    first, last, _ = slice(start, end, step).indices(value.shape[dim])
+    return aten.slice_scatter(value, source, dim, first, last, step)
+
+
 def _select_scatter(value: Tensor, source: Tensor, dim: int, index: int) -> Tensor:
     """`select_scatter` as a slice of length one: the gradient of the operation itself is wrong under vmap (torch 2.13)."""
-    start = index % value.shape[dim]
-    return aten.slice_scatter(value, source.unsqueeze(dim), dim, start, start + 1)
+    first = index % value.shape[dim]
+    return aten.slice_scatter(value, source.unsqueeze(dim), dim, first, first + 1)
 
 
 moves(aten.view.default, aten.reshape.default, aten._unsafe_view.default, run=_reshape)
@@ -84,7 +92,7 @@ for _op in (
 moves(aten.cat.default, aten.stack.default)
 moves(aten.where.self, values=(1, 2))
 moves(aten.copy.default, values=(0, 1), run=_copy)
-moves(aten.slice_scatter.default, values=(0, 1))
+moves(aten.slice_scatter.default, values=(0, 1), run=_slice_scatter)
 moves(aten.select_scatter.default, values=(0, 1), run=_select_scatter)
 
 
