@@ -161,13 +161,13 @@ def rivals(
         method = dasp.PermutationSampling(permutations=permutations)
         return dasp.Explainer(model, 0.0, players=players, method=method)(rows, target).per_player[:, 0]
 
-    permutations = 16
+    permutations = nearer = 16
     for _ in range(8):
+        permutations = nearer
         values, seconds = timed(lambda count=permutations: sampled(count))
         nearer = max(2, 2 * round(permutations * budget / seconds / 2))
         if nearer == permutations or abs(seconds / budget - 1) < 0.1:
             break
-        permutations = nearer
     found.append((f"permutation sampling, {permutations} permutations", values, seconds))
 
     def integrated() -> Tensor:

@@ -499,7 +499,7 @@ def test_a_program_or_its_file_gives_what_the_module_gives(
 
 def test_a_program_exported_for_a_fixed_batch_is_refused() -> None:
     fixed = torch.export.export(mlp(), (rows().float(),))
-    with pytest.raises(dasp.CaptureError, match="fixed batch size(.|\n)*Dim"):
+    with pytest.raises(dasp.CaptureError, match=r"fixed batch size(.|\n)*Dim"):
         dasp.Explainer(fixed)(rows().float())
 
 

@@ -25,9 +25,10 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
+STEP, DIRECTION = 1e-5, draw(ROWS, N, seed=5)
 WEIGHT, BIAS = draw(OUT, ELEMENTS, seed=1), draw(OUT, seed=2)
 OFF, ON = draw(ROWS, ELEMENTS, seed=3), draw(ROWS, ELEMENTS, seed=4)
-COALITIONS = (torch.arange(2**N).unsqueeze(1) >> torch.arange(N) & 1).double()  # (2^n, n)
+ZERO = torch.zeros(ROWS, N, dtype=torch.float64)
 
 
 def elementwise_labels() -> Tensor:
@@ -44,7 +45,9 @@ def owned(labels: Tensor = LABELS) -> Owned:
     return Owned(OFF.repeat(len(NODES), 1), on.repeat(len(NODES), 1), labels, 0)
 
 
-def law(rank: Any, *, grouped: bool = True, players: int = N, shift: Tensor | None = None, memory: int = 2**20) -> CoalitionLaw:
+def law(
+    rank: Any, *, grouped: bool = True, players: int = N, shift: Tensor | None = None, memory: int = 2**20
+) -> CoalitionLaw:
     shift = torch.zeros(ROWS, players, dtype=torch.float64) if shift is None else shift
     return CoalitionLaw(NODES, shift, grouped=grouped, rank=rank, conditioned=False, memory=memory)
 
@@ -89,7 +92,7 @@ def unit_directions(players: int, rank: int) -> Tensor:
 @pytest.mark.parametrize("memory", [1, 2**30])
 def test_full_rank_has_the_exact_mean_and_covariance(memory: int) -> None:
     value = law("full", memory=memory).meet(owned(), linear_map(), 0)
-    mean, cov = enumerated(torch.zeros(ROWS, N), mixed)
+    mean, cov = enumerated(ZERO, mixed)
     close(value.mean, mean)
     close(covariance(value), cov)
 
@@ -98,7 +101,7 @@ def test_full_rank_has_the_exact_mean_and_covariance(memory: int) -> None:
 def test_reduced_rank_has_the_exact_mean_and_variance(rank: int | None) -> None:
     directions = None if rank is None else unit_directions(N, rank)
     value = law(directions).meet(owned(), linear_map(), 0)
-    mean, cov = enumerated(torch.zeros(ROWS, N), mixed)
+    mean, cov = enumerated(ZERO, mixed)
     close(value.mean, mean)
     close(value.var, cov.diagonal(dim1=1, dim2=2))
     assert (value.factors is None) == (rank is None)
@@ -111,7 +114,7 @@ def test_reduced_rank_has_the_exact_mean_and_variance(rank: int | None) -> None:
 def test_elements_that_are_players_themselves_are_groups_of_one(rank: str) -> None:
     labels = elementwise_labels()
     kinds = {"full": "full", "none": None, "two": unit_directions(ELEMENTS, 2)}
-    mean, cov = enumerated(torch.zeros(ROWS, ELEMENTS), mixed, labels)
+    mean, cov = enumerated(torch.zeros(ROWS, ELEMENTS, dtype=torch.float64), mixed, labels)
     for grouped in (False, True):
         value = law(kinds[rank], grouped=grouped, players=ELEMENTS).meet(owned(labels), linear_map(), 0)
         close(value.mean, mean)
@@ -130,7 +133,7 @@ def test_directions_load_as_the_projected_noise_of_the_players() -> None:
 @pytest.mark.parametrize("rank", ["full", "none", "two"])
 def test_moments_of_owned_elements(rank: str) -> None:
     value = law({"full": "full", "none": None, "two": unit_directions(N, 2)}[rank]).moments(owned())
-    mean, cov = enumerated(torch.zeros(ROWS, N), lambda x: torch.where(LABELS > 0, x, OFF[0] * 0 + x))
+    mean, cov = enumerated(ZERO, lambda x: x)
     close(value.mean, mean)
     close(value.var, cov.diagonal(dim1=1, dim2=2))
     if rank == "full":
@@ -142,28 +145,29 @@ def test_moments_of_owned_elements(rank: str) -> None:
 @pytest.mark.parametrize("entry", ["meet", "moments"])
 def test_derivatives_by_presence(rank: str, entry: str) -> None:
     kind = {"full": "full", "none": None, "two": unit_directions(N, 2)}[rank]
-    direction, h = draw(ROWS, N, seed=5), 1e-5
-
-    def found(shift: Tensor) -> tuple[Tensor, Tensor]:
-        chosen = law(kind, shift=shift)
-        value = chosen.meet(owned(), linear_map(), 0) if entry == "meet" else chosen.moments(owned())
-        return value.mean, value.var
-
     f = mixed if entry == "meet" else (lambda x: x)
-    slopes = torch.func.jvp(found, (torch.zeros(ROWS, N, dtype=torch.float64),), (direction,))[1]
-    up, down = enumerated(h * direction, f), enumerated(-h * direction, f)
-    close(slopes[0], (up[0] - down[0]) / (2 * h), 1e-8)
-    close(slopes[1], (up[1] - down[1]).diagonal(dim1=1, dim2=2) / (2 * h), 1e-7)
+    up, down = enumerated(STEP * DIRECTION, f), enumerated(-STEP * DIRECTION, f)
+    wanted = [u - d for u, d in zip(up, down, strict=True)]
+    wanted[1] = wanted[1].diagonal(dim1=1, dim2=2)
+    shift = ZERO.clone().requires_grad_()
+    chosen = law(kind, shift=shift)
+    value = chosen.meet(owned(), linear_map(), 0) if entry == "meet" else chosen.moments(owned())
+    for found, change in zip((value.mean, value.var), wanted, strict=True):
+        check_slope(found, shift, change / (2 * STEP))
+
+
+def check_slope(found: Tensor, shift: Tensor, wanted: Tensor) -> None:
+    """The slope of `found` along DIRECTION, weighted at random over its elements."""
+    weights = draw(*found.shape, seed=6)
+    (gradient,) = torch.autograd.grad((weights * found).sum(), shift, retain_graph=True)
+    close((gradient * DIRECTION).sum(), (weights * wanted).sum(), 1e-7)
 
 
 def test_derivatives_of_the_loadings_by_presence() -> None:
-    shift = torch.zeros(ROWS, N, dtype=torch.float64)
-    direction, h = draw(ROWS, N, seed=5), 1e-5
-    _, slope = torch.func.jvp(
-        lambda s: covariance(law("full", shift=s).meet(owned(), linear_map(), 0)), (shift,), (direction,)
-    )
-    change = (enumerated(h * direction, mixed)[1] - enumerated(-h * direction, mixed)[1]) / (2 * h)
-    close(slope, change, 1e-7)
+    shift = ZERO.clone().requires_grad_()
+    found = covariance(law("full", shift=shift).meet(owned(), linear_map(), 0))
+    change = enumerated(STEP * DIRECTION, mixed)[1] - enumerated(-STEP * DIRECTION, mixed)[1]
+    check_slope(found, shift, change / (2 * STEP))
 
 
 def test_batch_axis_may_be_anywhere() -> None:
@@ -225,11 +229,11 @@ def exact_and_propagated(module: nn.Module, x: Any, players: Any = None, **optio
 
 
 def patch_embedding() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(1, 5, 2, stride=2), nn.Softsign(), nn.Flatten(2), nn.LogSigmoid())
+    return nn.Sequential(nn.Conv2d(1, 5, 2, stride=2), nn.Softsign(), nn.Flatten(2), nn.LogSigmoid(), nn.PReLU())
 
 
 def token_embedding() -> nn.Module:
-    return nn.Sequential(nn.Linear(3, 4), nn.Softmin(-1), torch_layers.Linear(4, 2))
+    return nn.Sequential(nn.Linear(3, 4), nn.Softmin(-1), nn.Linear(4, 2), nn.LogSoftmax(-1))
 
 
 @pytest.mark.parametrize("rank", ["full", 0, 2])
@@ -245,7 +249,9 @@ def token_embedding() -> nn.Module:
     ],
     ids=["pointwise", "patches", "patches with an edge", "tokens", "max pool", "mixing"],
 )
-def test_what_one_player_owns_stays_exact(embed: Callable[[], Any], shape: tuple[int, ...], players: Any, rank: Any) -> None:
+def test_what_one_player_owns_stays_exact(
+    embed: Callable[[], Any], shape: tuple[int, ...], players: Any, rank: Any
+) -> None:
     torch.manual_seed(0)
     x = draw(2, *shape, seed=8)
     exact, found = exact_and_propagated(Additive(embed()), x, players, rank=rank)
@@ -288,24 +294,26 @@ class Masked(nn.Module):
         return result
 
 
-def per_row_cases() -> dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Tensor]]:
-    half = torch.tensor([[1.0, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 0]], dtype=torch.float64)
-    fault = pytest.mark.xfail(strict=True, reason="a known operand with rows meets owned values of one node")
-    matrices = draw(3, 4, 2, seed=12)
-    cases: dict[str, Any] = {
-        "product": (lambda x, m: x * m, half),
-        "masked fill": (lambda x, m: x.masked_fill(m > 0.5, 0.2), half),
-        "where": (lambda x, m: torch.where(m > 0.5, x, x.square()), half),
-        "gather": (lambda x, i: x.gather(1, i), torch.tensor([[0, 2, 2], [1, 1, 3], [3, 0, 1]])),
-        "added": (lambda x, c: x + c, half),
-        "matrix": (lambda x, a: torch.bmm(x.unsqueeze(1), a).squeeze(1), matrices),
-    }
-    return {"cases": [pytest.param(*v, id=k, marks=[fault] if k == "never" else []) for k, v in cases.items()]}  # type: ignore[dict-item]
+HALF = torch.tensor([[1.0, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 0]], dtype=torch.float64)
+CHOSEN = torch.tensor([[0, 2, 2], [1, 1, 3], [3, 0, 1]])
+PER_ROW = [
+    pytest.param(lambda x, m: x * m, HALF, id="product"),
+    pytest.param(lambda x, m: x.masked_fill(m > 0.5, 0.2), HALF, id="masked fill"),
+    pytest.param(lambda x, m: torch.where(m > 0.5, x, x.square()), HALF, id="where"),
+    pytest.param(lambda x, i: x.gather(1, i), CHOSEN, id="gather"),
+    pytest.param(lambda x, c: x + c, HALF, id="sum"),
+    pytest.param(lambda x, a: torch.bmm(x.unsqueeze(1), a).squeeze(1), draw(3, 4, 2, seed=12), id="matrix"),
+]
 
 
 @pytest.mark.parametrize("mix", [False, True], ids=["first", "later"])
-@pytest.mark.parametrize(("use", "extra"), per_row_cases()["cases"])
-def test_per_row_arguments_give_a_row_the_same_values_alone(use: Any, extra: Tensor, mix: bool) -> None:
+@pytest.mark.parametrize(("use", "extra"), PER_ROW)
+def test_per_row_arguments_give_a_row_the_same_values_alone(
+    use: Any, extra: Tensor, mix: bool, request: pytest.FixtureRequest
+) -> None:
+    if extra.dim() == 3 and not mix:
+        fault = "a known operand has the rows of all nodes, owned values those of one where players meet"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=fault))
     torch.manual_seed(0)
     module, x = Masked(use, mix=mix).double(), draw(3, 4, seed=13)
     module(x, extra)
@@ -317,3 +325,32 @@ def test_per_row_arguments_give_a_row_the_same_values_alone(use: Any, extra: Ten
     for b in range(3):
         alone = explainer(x[b : b + 1], additional_forward_args=extra[b : b + 1]).per_player
         close(alone[0], together[b], 1e-12)
+
+
+# Known faults: each of these fails until it is mended, and then has to lose its mark ---------------------------------
+
+
+class Applied(nn.Module):
+    def __init__(self, use: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.use = use
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.use(x)
+
+
+FAULTS = {
+    "squeeze takes the batch axis of one row": lambda x: x.unsqueeze(2).squeeze().exp().sum(1),
+    "booleans meet": lambda x: (x > 0).sum(1).double(),
+    "minus infinity in both states": lambda x: x.masked_fill(torch.arange(4) > 2, -torch.inf).softmax(1)[:, 0],
+}
+
+
+@pytest.mark.xfail(strict=True, raises=(AssertionError, RuntimeError, IndexError))
+@pytest.mark.parametrize("name", FAULTS)
+def test_known_faults(name: str) -> None:
+    module, x = Applied(FAULTS[name]), draw(1, 4, seed=14)
+    exact = dasp.Explainer(module, 0.3, method=dasp.Exact())(x).per_player
+    method = dasp.Propagation(nodes=1, rule="legendre", rank="full")
+    found = dasp.Explainer(module, 0.3, method=method)(x).per_player
+    assert (found - exact).norm() <= 0.1 * exact.norm()

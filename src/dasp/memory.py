@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+class _Live(TorchDispatchMode):
     """Counts the bytes of the storages that ops create and that are still alive, and the most there ever were."""
 
     def __init__(self) -> None:

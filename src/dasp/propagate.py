@@ -297,8 +297,8 @@ def _step(plan: Plan, law: Law, node: fx.Node, env: Mapping[fx.Node, Any]) -> An
     rule = RULES.find(node.target)
     assert rule is not None  # the plan has been checked
     axis = plan.graph.axis(node)
-    args = list(fx.node.map_arg(node.args, env.__getitem__))
-    kwargs = dict(fx.node.map_arg(node.kwargs, env.__getitem__))
+    args: list[Any] = list(fx.node.map_arg(node.args, env.__getitem__))
+    kwargs: dict[str, Any] = dict(fx.node.map_arg(node.kwargs, env.__getitem__))
     if isinstance(rule, LinearRule) and rule.build is not None and axis is not None:
         owned = [i for i, a in enumerate(args) if isinstance(a, Owned)]
         if owned:

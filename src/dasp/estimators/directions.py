@@ -65,12 +65,13 @@ def _gradients(game: Game, graph: Graph, rows: Tensor, coalitions: Tensor, start
     values = game.targets.select(outputs, index)  # (rows * M, T)
     turn = (torch.arange(len(coalitions), device=game.device) + start) % game.targets.count
     chosen = values.gather(1, turn.repeat(len(rows)).unsqueeze(1))
+    shape = (len(rows), len(coalitions), game.players.count)
     total = torch.zeros(len(index), game.players.count, dtype=game.dtype, device=game.device)
     if not chosen.requires_grad:  # the network does not depend on its input
-        return total.unflatten(0, (len(rows), -1))
+        return total.reshape(shape)
     floating = [i for i, point in enumerate(masked) if point.requires_grad]
     gradients = torch.autograd.grad(chosen.sum(), [masked[i] for i in floating], allow_unused=True)
     for i, gradient in zip(floating, gradients, strict=True):
         if gradient is not None:
             total = total.index_add(1, game.players.labels[i].flatten(), (gradient * steps[i]).flatten(1))
-    return total.unflatten(0, (len(rows), -1))
+    return total.reshape(shape)

@@ -49,7 +49,8 @@ class Propagation(Estimator):
         rank: factors that carry covariance: 0 for none, "full" for one a player, a number for an active subspace of that
             size; None chooses "full" for up to 64 players, then 64, then 0 from 4,097 players on, less if the memory bound
             asks for it.
-        mixture: number h of players whose 2^h states are enumerated instead of approximated; n of them is exact.
+        mixture: number h of players whose 2^h states are enumerated instead of approximated; n of them is exact. Of
+            players that matter equally the first are taken, so equal players may differ by what the rest is off.
         condition: whether nonlinearities condition on the player that dominates an element; needs rank "full"; None
             conditions where it can.
         seed: of the random coalitions that the active subspace is found with.
@@ -313,9 +314,10 @@ def _check_graph(game: Game, graph: Graph) -> None:
     difference = (game.targets.select(output, rows) - expected).abs().max()
     if difference > MOST_DIFFERENCE * expected.abs().max():
         raise CaptureError(
-            f"the captured graph gives other values than {game.model.name} itself (they differ by {float(difference):.2g}). "
-            "Either the model was changed after it was captured (a layer or an attribute that is no parameter: make a new "
-            "Explainer), or its rows depend on each other (a mean, softmax or normalisation over the batch axis), or it is random."
+            f"the captured graph gives other values than {game.model.name} itself (they differ by "
+            f"{float(difference):.2g}). Either the model was changed after it was captured (a layer or an attribute that is "
+            "no parameter: make a new Explainer), or its rows depend on each other (a mean, softmax or normalisation over "
+            "the batch axis), or it is random."
         )
 
 
@@ -370,6 +372,8 @@ def _chosen(options: Propagation, n: int, per_row: float, per_factor: float, mem
         rank = FULL if allowed == n else allowed
     condition = rank == FULL if options.condition is None else options.condition
     if condition and rank != FULL:
-        raise InputError(f"condition=True needs a factor for every player, and the memory bound allows rank {rank}; raise memory=")
+        raise InputError(
+            f"condition=True needs a factor for every player, and the memory bound allows rank {rank}; raise memory="
+        )
     return replace(options, rule=rule, nodes=nodes, rank=rank, condition=condition)
 

@@ -16,6 +16,7 @@ from torch._ops import OpOverload
 
 from ..gaussian import Gaussian, Law, LinearMap
 from ..special import Moments
+from .dominant import dominant
 from .registry import RULES, Rule
 
 MomentFunction = TypeVar("MomentFunction", bound=Callable[..., Moments])
@@ -49,56 +50,35 @@ def elementwise(*ops: OpOverload, exact: bool) -> Callable[[MomentFunction], Mom
             return _pointwise(context, value, lambda m, v: function(m, v, *args, **kwargs))
 
         for op in ops:
-            RULES.add(Rule(op, exact, apply))
+            RULES.add(Rule(op, exact, apply, owners=_same_owners))
         return function
 
     return register
 
 
+def _same_owners(labels: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Not every pointwise operation is tagged as one in torch (`log_sigmoid`, `_prelu_kernel`)."""
+    return labels
+
+
 def _pointwise(context: Context, value: Gaussian, moments: Callable[[Tensor, Tensor], Moments]) -> Gaussian:
-    """`g(X)` for a value, given the moments of `g`."""
+    """`g(X)` for a value, given the moments of `g`; conditioned on the player with the largest loading where asked for."""
     if value.factors is None:
         result = moments(value.mean, value.rest)
         return Gaussian(result.mean, None, result.var)
-    presence = context.law.factor_presence
-    if context.law.conditioned and presence is not None and context.axis is not None:
-        return _conditioned(value, value.factors, _along(presence, value.mean, context.axis), moments)
-    explained = value.explained
-    result = moments(value.mean, value.rest + explained)
-    rest = (result.var - result.slope.square() * explained).clamp(min=0)
-    return Gaussian(result.mean, result.slope * value.factors, rest)
-
-
-def _along(presence: Tensor, mean: Tensor, axis: int) -> Tensor:
-    """Presence (R, rows) with the axes of `(R, *mean)`, rows along `axis`."""
-    shape = [1] * mean.dim()
-    shape[axis] = presence.shape[1]
-    return presence.reshape(-1, *shape).expand(-1, *mean.shape)
-
-
-def _conditioned(
-    value: Gaussian, factors: Tensor, presence: Tensor, moments: Callable[[Tensor, Tensor], Moments]
-) -> Gaussian:
-    """`g(X)`, conditioned for every element on the player with the largest loading.
-
-    That player g is present with probability q; given its state X is Gaussian around `m + L_g sqrt((1-q)/q)` (present) or
-    `m - L_g sqrt(q/(1-q))` (absent) with variance `v - L_g^2`. The two results are mixed by the laws of total mean,
-    variance and covariance. Approximate in that the other players stay Gaussian; exact where g is alone.
-    """
-    square = factors.square()
-    top = square.detach().argmax(0, keepdim=True)  # (1, *s)
-    load = factors.gather(0, top)[0]
-    q = presence.gather(0, top)[0]
-    odds = ((1 - q) / q).sqrt()
-    others = (square.sum(0) - square.gather(0, top)[0]).clamp(min=0)
-    centres = torch.stack((value.mean + load * odds, value.mean - load / odds))
+    square = value.factors.square()
+    top = dominant(context.law, context.axis, square)
+    if top is None:
+        explained = square.sum(0)
+        result = moments(value.mean, value.rest + explained)
+        rest = (result.var - result.slope.square() * explained).clamp(min=0)
+        return Gaussian(result.mean, result.slope * value.factors, rest)
+    others = top.without(square)
+    centres = value.mean + top.steps(top.load(value.factors))
     result = moments(centres, (value.rest + others).expand_as(centres))
-    on, off = result.mean
-    slope = q * result.slope[0] + (1 - q) * result.slope[1]
-    within = q * result.var[0] + (1 - q) * result.var[1]
-    loadings = (slope * factors).scatter(0, top, ((q * (1 - q)).sqrt() * (on - off)).unsqueeze(0))
-    rest = (within - slope.square() * others).clamp(min=0)
-    return Gaussian(off + q * (on - off), loadings, rest)
+    slope = top.mean(result.slope)
+    rest = (top.mean(result.var) - slope.square() * others).clamp(min=0)
+    return Gaussian(top.mean(result.mean), top.factors(slope * value.factors, result.mean), rest)
 
 
 @dataclass(frozen=True)
@@ -185,7 +165,7 @@ def _carry(run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any
     rest = rebuilt(lambda a: a.rest if isinstance(a, Gaussian) else _zero(a))
     factors = None
     if rank is not None:
-        loadings = [a.factors for a in random]  # every value of one law has the same factors
+        loadings = [a.factors for a in random if a.factors is not None]  # every value of one law has the same factors
 
         def one(*given: Tensor) -> Any:
             queue = iter(given)

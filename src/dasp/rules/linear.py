@@ -108,14 +108,14 @@ def running_total(op: OpOverload, position: int, args: Sequence[Any], dtype: tor
 def average_pool(op: OpOverload, position: int, args: Sequence[Any]) -> LinearMap:
     """Average pooling; the divisor of a window depends on padding, ceil_mode and count_include_pad."""
     space = 2 if op is aten.avg_pool2d.default else 3
-    _, kernel, stride, padding, ceil_mode, include_pad, divisor = (*args, [], 0, False, True, None)[: len(args)] + (
-        [], 0, False, True, None
-    )[len(args) - 2 :]  # fmt: skip
+    defaults: tuple[Any, ...] = ([], 0, False, True, None)
+    _, kernel, stride, padding, ceil_mode, include_pad, divisor = (*args, *defaults[len(args) - 2 :])
 
     def share(v: Tensor) -> Tensor:
         ones = torch.ones_like(v[:1, :1] if v.dim() == space + 2 else v[:1])
         members = op(ones, kernel, stride, padding, ceil_mode, include_pad, 1)
-        return op(ones, kernel, stride, padding, ceil_mode, include_pad, divisor) / members
+        weight: Tensor = op(ones, kernel, stride, padding, ceil_mode, include_pad, divisor) / members
+        return weight
 
     return averaging(lambda x: op(x, kernel, stride, padding, ceil_mode, include_pad, divisor), share)
 
@@ -123,7 +123,8 @@ def average_pool(op: OpOverload, position: int, args: Sequence[Any]) -> LinearMa
 @linear(aten.avg_pool1d.default)
 def average_pool_1d(op: OpOverload, position: int, args: Sequence[Any]) -> LinearMap:
     """Average pooling along one axis, as a window of height one."""
-    _, kernel, stride, padding, ceil_mode, include_pad = (*args, *([], [0], False, True)[len(args) - 2 :])
+    defaults: tuple[Any, ...] = ([], [0], False, True)
+    _, kernel, stride, padding, ceil_mode, include_pad = (*args, *defaults[len(args) - 2 :])
     stride = list(stride) or list(kernel)
     flat = average_pool(
         aten.avg_pool2d.default, 0, (None, [1, *kernel], [1, *stride], [0, *padding], ceil_mode, include_pad, None)

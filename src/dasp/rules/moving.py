@@ -50,7 +50,8 @@ def _nearest(op: OpOverload) -> Callable[..., Tensor]:
     """Nearest upsampling of integers too: owner labels are, and the operation takes floating values only."""
 
     def run(value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return op(value, *args, **kwargs) if value.is_floating_point() else op(value.double(), *args, **kwargs).long()
+        result: Tensor = op(value if value.is_floating_point() else value.double(), *args, **kwargs)
+        return result.to(value.dtype)
 
     return run
 
@@ -60,13 +61,14 @@ def _slice_scatter(
 ) -> Tensor:
     """`slice_scatter` with its bounds inside the tensor; vmap (torch 2.13) cannot take the open end of a slice."""
     first, last, _ = slice(start, end, step).indices(value.shape[dim])
-    return aten.slice_scatter(value, source, dim, first, last, step)
+    result: Tensor = aten.slice_scatter(value, source, dim, first, last, step)
+    return result
 
 
 def _select_scatter(value: Tensor, source: Tensor, dim: int, index: int) -> Tensor:
-    """`select_scatter` as a slice of length one: the gradient of the operation itself is wrong under vmap (torch 2.13)."""
+    """`select_scatter` as a slice of length one: under vmap its own gradient is wrong (torch 2.13)."""
     first = index % value.shape[dim]
-    return aten.slice_scatter(value, source.unsqueeze(dim), dim, first, first + 1)
+    return _slice_scatter(value, source.unsqueeze(dim), dim, first, first + 1)
 
 
 moves(aten.view.default, aten.reshape.default, aten._unsafe_view.default, run=_reshape)
@@ -100,7 +102,8 @@ def _pad(context: Context, value: Gaussian, pad: list[int], fill: float = 0.0) -
     """Padding with a known number: that number in the mean, zero in variances and loadings; exact."""
 
     def zeros(part: Tensor) -> Tensor:
-        return aten.constant_pad_nd(part, pad, 0.0)
+        result: Tensor = aten.constant_pad_nd(part, pad, 0.0)
+        return result
 
     return Gaussian(
         aten.constant_pad_nd(value.mean, pad, fill), value.map_factors(zeros), zeros(value.rest)
@@ -108,7 +111,8 @@ def _pad(context: Context, value: Gaussian, pad: list[int], fill: float = 0.0) -
 
 
 def _pad_owners(labels: Tensor, pad: list[int], fill: float = 0.0) -> Tensor:
-    return aten.constant_pad_nd(labels, pad, 0)
+    result: Tensor = aten.constant_pad_nd(labels, pad, 0)
+    return result
 
 
 def _masked_fill(context: Context, value: Gaussian, mask: Tensor, fill: float | Tensor) -> Gaussian:

@@ -14,19 +14,34 @@ from torch._ops import OpOverload
 
 from ..gaussian import Gaussian
 from .clark import max_of_two
+from .dominant import dominant
 from .families import Context
 from .registry import RULES, Rule
 
 aten = torch.ops.aten
 
 
-def larger(x: Gaussian, y: Gaussian) -> Gaussian:
-    """`max(X, Y)`: mean, variance and loadings of Clark (1961), equations 2 to 7; the result counts as Gaussian."""
-    result = max_of_two(x.mean, y.mean, x.var, y.var, x.covariance(y))
+def larger(context: Context, x: Gaussian, y: Gaussian) -> Gaussian:
+    """`max(X, Y)`: mean, variance and loadings of Clark (1961), equations 2 to 7; the result counts as Gaussian.
+
+    Conditioned on the player that moves the difference of X and Y most, where asked for.
+    """
     if x.factors is None or y.factors is None:
+        result = max_of_two(x.mean, y.mean, x.rest, y.rest)
         return Gaussian(result.mean, None, result.var)
-    factors = torch.lerp(y.factors, x.factors, result.weight.expand_as(x.mean))
-    return Gaussian(result.mean, factors, (result.var - factors.square().sum(0)).clamp(min=0))
+    top = dominant(context.law, context.axis, (x.factors - y.factors).square())
+    if top is None:
+        result = max_of_two(x.mean, y.mean, x.var, y.var, x.covariance(y))
+        factors = torch.lerp(y.factors, x.factors, result.weight.expand_as(x.mean))
+        return Gaussian(result.mean, factors, (result.var - factors.square().sum(0)).clamp(min=0))
+    load_x, load_y = top.load(x.factors), top.load(y.factors)
+    means = x.mean + top.steps(load_x), y.mean + top.steps(load_y)
+    vx, vy = (v.rest + top.without(v.factors.square()) for v in (x, y) if v.factors is not None)
+    c = (x.factors * y.factors).sum(0) - load_x * load_y
+    result = max_of_two(*means, *(part.expand_as(means[0]) for part in (vx, vy, c)))
+    others = torch.lerp(y.factors, x.factors, top.mean(result.weight).expand_as(x.mean))
+    rest = (top.mean(result.var) - top.without(others.square())).clamp(min=0)
+    return Gaussian(top.mean(result.mean), top.factors(others, result.mean), rest)
 
 
 @dataclass(frozen=True)
@@ -37,13 +52,14 @@ class _Candidate:
     valid: Tensor | None
 
 
-def _larger_valid(a: _Candidate, b: _Candidate) -> _Candidate:
-    both = larger(a.value, b.value)
+def _larger_valid(context: Context, a: _Candidate, b: _Candidate) -> _Candidate:
+    both = larger(context, a.value, b.value)
     if a.valid is None and b.valid is None:
         return _Candidate(both, None)
     a_valid = torch.ones_like(b.valid) if a.valid is None and b.valid is not None else a.valid
     b_valid = torch.ones_like(a.valid) if b.valid is None and a.valid is not None else b.valid
-    assert a_valid is not None and b_valid is not None
+    assert a_valid is not None
+    assert b_valid is not None
 
     def choose(both_part: Tensor, a_part: Tensor, b_part: Tensor) -> Tensor:
         return torch.where(a_valid & b_valid, both_part, torch.where(a_valid, a_part, b_part))
@@ -57,10 +73,10 @@ def _larger_valid(a: _Candidate, b: _Candidate) -> _Candidate:
     return _Candidate(merged, a_valid | b_valid)
 
 
-def _tree(candidates: Sequence[_Candidate]) -> Gaussian:
+def _tree(context: Context, candidates: Sequence[_Candidate]) -> Gaussian:
     level = list(candidates)
     while len(level) > 1:
-        pairs = [_larger_valid(a, b) for a, b in zip(level[::2], level[1::2], strict=False)]
+        pairs = [_larger_valid(context, a, b) for a, b in zip(level[::2], level[1::2], strict=False)]
         level = pairs + ([level[-1]] if len(level) % 2 else [])
     return level[0].value
 
@@ -69,10 +85,13 @@ def _each(value: Gaussian, f: Callable[[Tensor], Tensor]) -> Gaussian:
     return Gaussian(f(value.mean), value.map_factors(f), f(value.rest))
 
 
-def _pool_axis(value: Gaussian, axis: int, members: list[list[int]], valid: list[list[bool]]) -> Gaussian:
+def _pool_axis(
+    context: Context, value: Gaussian, axis: int, members: list[list[int]], valid: list[list[bool]]
+) -> Gaussian:
     """Maximum over windows along one axis.
 
     Args:
+        context: of the pooling.
         value: the value to pool.
         axis: the axis, counted from the end (negative).
         members: positions of the members of every window, (window, size); any position where not valid.
@@ -85,7 +104,7 @@ def _pool_axis(value: Gaussian, axis: int, members: list[list[int]], valid: list
             part = _each(value, partial(_take, axis=axis, positions=positions))
             mask = None if all(exists) else torch.tensor(exists, device=value.mean.device).reshape(shape)
             candidates.append(_Candidate(part, mask))
-    return _tree(candidates)
+    return _tree(context, candidates)
 
 
 def _take(part: Tensor, axis: int, positions: list[int]) -> Tensor:
@@ -117,7 +136,8 @@ def _spread(option: int | Sequence[int], space: int) -> list[int]:
 
 
 def _plan(space: int, args: Sequence[Any]) -> tuple[list[int], list[int], list[int], list[int], bool]:
-    kernel, stride, padding, dilation, ceil_mode = (*args, *([], 0, 1, False)[len(args) - 1 :])
+    defaults: tuple[Any, ...] = ([], 0, 1, False)
+    kernel, stride, padding, dilation, ceil_mode = (*args, *defaults[len(args) - 1 :])
     sizes = _spread(kernel, space)
     return sizes, _spread(stride or sizes, space), _spread(padding, space), _spread(dilation, space), bool(ceil_mode)
 
@@ -128,7 +148,7 @@ def _max_pool(space: int) -> Callable[..., Gaussian]:
         for i in range(space):
             axis = i - space
             at, exists = _windows(value.mean.shape[axis], kernel[i], stride[i], padding[i], dilation[i], ceil_mode)
-            value = _pool_axis(value, axis, at, exists)
+            value = _pool_axis(context, value, axis, at, exists)
         return value
 
     return apply
@@ -144,7 +164,7 @@ def _adaptive_max_pool(space: int) -> Callable[..., tuple[Gaussian, None]]:
             window = max(e - s for s, e in zip(start, end, strict=True))
             at = [[min(s + k, length - 1) for s in start] for k in range(window)]
             exists = [[s + k < e for s, e in zip(start, end, strict=True)] for k in range(window)]
-            value = _pool_axis(value, axis, at, exists)
+            value = _pool_axis(context, value, axis, at, exists)
         return value, None
 
     return apply
@@ -166,8 +186,9 @@ def _owners(pool: Callable[..., Tensor]) -> Callable[..., Tensor | None]:
 
 def _register(op: OpOverload, apply: Callable[..., Any], *, indices: bool) -> None:
     def values_only(labels: Tensor, *args: Any) -> Tensor:
-        result = op(labels, *args)
-        return result[0] if indices else result
+        result: Any = op(labels, *args)
+        values: Tensor = result[0] if indices else result
+        return values
 
     def with_indices(labels: Tensor, *args: Any) -> Any:
         found = _owners(values_only)(labels, *args)

@@ -85,7 +85,18 @@ def log_softmax(context: Context, value: Gaussian, axis: int, half_to_float: boo
     return Gaussian(value.mean - total, centred, rest.clamp(min=0))
 
 
-for _op in (aten.softmax.int, aten._softmax.default):
-    RULES.add(Rule(_op, False, softmax))
-for _op in (aten.log_softmax.int, aten._log_softmax.default):
-    RULES.add(Rule(_op, False, log_softmax))
+def _owners(labels: Tensor, axis: int, half_to_float: bool = False) -> Tensor | None:
+    """The one player who owns a whole slice, None if two players meet in one."""
+    owner = labels.amax(axis, keepdim=True)
+    if bool(((labels > 0) & (labels != owner)).any()):
+        return None
+    return owner.expand_as(labels)
+
+
+for _op, _apply in (
+    (aten.softmax.int, softmax),
+    (aten._softmax.default, softmax),
+    (aten.log_softmax.int, log_softmax),
+    (aten._log_softmax.default, log_softmax),
+):
+    RULES.add(Rule(_op, False, _apply, owners=_owners))

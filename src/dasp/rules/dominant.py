@@ -1,0 +1,81 @@
+"""Conditioning on the player that dominates an element: a Gaussian is wrong where one player carries most of the variance.
+
+That player g is present with probability q. Given its state the element is Gaussian around `m + L_g sqrt((1-q)/q)` (present)
+or `m - L_g sqrt(q/(1-q))` (absent) with variance `v - L_g^2`. A rule is applied in both states, and the results are mixed
+by the laws of total mean, variance and covariance. Approximate in that the other players stay Gaussian; exact where g is
+alone. Only players that have a factor of their own can be taken out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..gaussian import Law
+
+TIE = 64
+"""Loadings this many rounding errors apart are tied."""
+
+
+@dataclass(frozen=True)
+class Dominant:
+    """One player taken out of every element; none where two are tied, so that equal players stay equal.
+
+    Attributes:
+        player: which, (1, *s).
+        q: its probability to be present, (*s).
+        single: 1 where it stands out, 0 where it is tied with another, (*s).
+    """
+
+    player: Tensor
+    q: Tensor
+    single: Tensor
+
+    def load(self, factors: Tensor) -> Tensor:
+        """Loadings of the players taken out, (*s), from factors (R, *s)."""
+        return factors.gather(0, self.player)[0] * self.single
+
+    def steps(self, load: Tensor) -> Tensor:
+        """What the state of the player adds to the mean: present, absent, (2, *s)."""
+        odds = ((1 - self.q) / self.q).sqrt()
+        return torch.stack((load * odds, -load / odds))
+
+    def mean(self, states: Tensor) -> Tensor:
+        """Mean over both states, (2, *s) to (*s)."""
+        return torch.lerp(states[1], states[0], self.q)
+
+    def factors(self, others: Tensor, means: Tensor) -> Tensor:
+        """Factors of the others (R, *s), and in place of the player's the one that its two states' means (2, *s) give."""
+        on, off = means
+        kept = others.gather(0, self.player)[0] * (1 - self.single)
+        own = kept + (self.q * (1 - self.q)).sqrt() * (on - off)  # the states are equal where there is no player
+        return others.scatter(0, self.player, own.unsqueeze(0))
+
+    def without(self, square: Tensor) -> Tensor:
+        """Sum over factors of `square` (R, *s) without the player's, (*s)."""
+        return (square.sum(0) - self.load(square)).clamp(min=0)
+
+
+def dominant(law: Law, axis: int | None, weight: Tensor) -> Dominant | None:
+    """The player with the largest weight in every element.
+
+    Args:
+        law: the coalitions.
+        axis: the batch axis of an element, None if it has none.
+        weight: how much each player matters, (R, *s).
+
+    Returns:
+        None where the law does not ask for conditioning, or factors are not players.
+    """
+    presence = law.factor_presence
+    if not law.conditioned or presence is None or axis is None:
+        return None
+    weight = weight.detach()
+    most, player = weight.max(0, keepdim=True)
+    single = (weight >= most * (1 - TIE * torch.finfo(weight.dtype).eps)).sum(0) == 1
+    shape = [1] * player.dim()
+    shape[0], shape[axis + 1] = presence.shape
+    q = presence.reshape(shape).expand_as(weight).gather(0, player)[0]
+    return Dominant(player, q, single.to(weight.dtype))
