@@ -23,6 +23,7 @@ ORDER = (
     "grouping",
     "law",
     "rules",
+    "rewrite",
     "graph",
     "propagate",
     "model",

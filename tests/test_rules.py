@@ -84,7 +84,7 @@ def moments(row: Row, values: list[Gaussian]) -> list[Gaussian]:
     args = filled(row, values)
     lists = [a if isinstance(a, list) else [a] for a in args]
     random = [i for i, several in enumerate(lists) if any(isinstance(a, Gaussian) for a in several)]
-    assert rule.accepts(random, args)
+    assert rule.accepts(random, args, row.kwargs)
     return listed(rule.apply(Context(Plain(), 0 if row.rows else None), *args, **row.kwargs))
 
 

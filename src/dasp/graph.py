@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import io
 import logging
-import operator
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -19,7 +18,9 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from .errors import CaptureError
+from .rewrite import keep_rows, pool_first
 from .rules import RULES
+from .rules.moving import copied
 
 aten = torch.ops.aten
 
@@ -37,22 +38,13 @@ LIKE = frozenset(
 ASSERTIONS = frozenset({aten._assert_tensor_metadata.default, aten._assert_scalar.default, aten._assert_async.msg})
 """Checks that the exporter leaves in a graph; dropped, since rows and nodes change the batch."""
 
-LAYOUT_FREE = {aten.view.default: aten.reshape.default, aten._unsafe_view.default: aten.reshape.default}
-"""Views that depend on memory layout, and what runs in their place."""
+RUN_AS: dict[Any, Any] = {
+    aten.view.default: aten.reshape.default,
+    aten._unsafe_view.default: aten.reshape.default,
+    aten.copy.default: copied,
+}
+"""Operations that depend on memory layout or have no derivative, and what runs in their place."""
 
-MAX_POOLS = frozenset(
-    {aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default, aten.adaptive_max_pool1d.default,
-     aten.adaptive_max_pool2d.default, aten.adaptive_max_pool3d.default, aten.max_pool2d_with_indices.default,
-     aten.max_pool3d_with_indices.default}
-)  # fmt: skip
-WITH_INDICES = MAX_POOLS - {aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default}
-INCREASING = frozenset(
-    {aten.relu.default, aten.relu6.default, aten.sigmoid.default, aten.tanh.default, aten.hardtanh.default,
-     aten.hardsigmoid.default, aten.softplus.default, aten.selu.default, aten.clone.default}
-)  # fmt: skip
-"""Pointwise operations that never decrease, whatever their parameters."""
-
-GETITEM = operator.getitem
 EXAMPLE_ROWS = 3  # the exporter treats sizes 0 and 1 as special
 
 
@@ -96,8 +88,10 @@ class Graph:
         return env
 
     def axis(self, node: fx.Node) -> int | None:
-        """The batch axis of a node's value, None if the batch is folded into another axis or absent."""
+        """The batch axis of a node's value (of its first, if it has several), None if it is folded into another or absent."""
         value = node.meta.get("val")
+        if isinstance(value, (list, tuple)) and value:
+            value = value[0]
         if not isinstance(value, Tensor):
             return None
         symbolic = [i for i, size in enumerate(value.shape) if isinstance(size, torch.SymInt)]
@@ -141,7 +135,7 @@ def call(node: fx.Node, env: Mapping[fx.Node, Any]) -> Any:
 def function_of(node: fx.Node) -> Any:
     """What to call for a node."""
     target: Any = node.target
-    return LAYOUT_FREE.get(target, target)
+    return RUN_AS.get(target, target)
 
 
 def is_pointwise(target: Any) -> bool:
@@ -218,38 +212,12 @@ def graph_of(program: ExportedProgram) -> Graph:
     if len(results) != 1:
         raise CaptureError("the model does not return a tensor that it computes")
     output_node = results[0]
+    keep_rows(program.graph)
     for swapped in pool_first(program.graph):
         output_node = swapped[1] if output_node is swapped[0] else output_node
     nodes = tuple(node for node in program.graph.nodes if node.op not in ("placeholder", "output"))
     _refuse_mixed_precision(inputs, nodes)
     return Graph(nodes, constants, tuple(inputs), output_node, _batch_symbol(inputs))
-
-
-def pool_first(graph: fx.Graph) -> list[tuple[fx.Node, fx.Node]]:
-    """Put increasing activations behind the max pooling that follows them; the network computes the same.
-
-    The maximum of two Gaussians is nearer to a Gaussian than that of two rectified ones, and fewer elements are rectified.
-    """
-    swapped = []
-    for pool in list(graph.nodes):
-        if pool.op != "call_function" or pool.target not in MAX_POOLS:
-            continue
-        activation = pool.args[0]
-        while _increases(activation) and len(activation.users) == 1:
-            last = pool
-            if pool.target in WITH_INDICES:
-                if any(user.target is not GETITEM or user.args[1] != 0 for user in pool.users) or len(pool.users) != 1:
-                    break
-                last = next(iter(pool.users))
-            with graph.inserting_after(last):
-                after = graph.call_function(activation.target, (last, *activation.args[1:]), activation.kwargs)
-            after.meta = {**activation.meta, "val": last.meta.get("val")}
-            last.replace_all_uses_with(after, delete_user_cb=lambda user, after=after: user is not after)
-            pool.args = (activation.args[0], *pool.args[1:])
-            graph.erase_node(activation)
-            swapped.append((last, after))
-            activation = pool.args[0]
-    return swapped
 
 
 def _refuse_mixed_precision(inputs: Sequence[fx.Node], nodes: Sequence[fx.Node]) -> None:
@@ -262,13 +230,6 @@ def _refuse_mixed_precision(inputs: Sequence[fx.Node], nodes: Sequence[fx.Node])
             f"the model turns its inputs into {', '.join(map(str, low))} (torch.autocast, or a cast in its forward), "
             "which is too coarse for differences between coalitions. Explain it without."
         )
-
-
-def _increases(node: fx.Node) -> bool:
-    """Whether a node never decreases as its argument grows, so that a maximum may be taken before it."""
-    if node.target in (aten.leaky_relu.default, aten.elu.default):
-        return all(isinstance(p, (int, float)) and p >= 0 for p in node.args[1:])
-    return node.target in INCREASING
 
 
 def _batch_symbol(placeholders: Sequence[fx.Node]) -> Any:

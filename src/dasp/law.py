@@ -59,10 +59,10 @@ class CoalitionLaw:
 
         Mean `off + q (on - off)`, variance `q (1 - q) (on - off)^2`.
         """
-        step = owned.on - owned.off
+        owned_off, step = self._states(owned)
         p = spread(self.presence, owned.labels, owned.axis)
         deviation = (p * (1 - p)).sqrt() * step
-        mean = owned.off + p * step
+        mean = owned_off + p * step
         if self.full:
             return Gaussian(mean, torch.stack([deviation * own for own in self._ownership(owned)]), torch.zeros_like(mean))
         var = deviation.square()
@@ -72,17 +72,21 @@ class CoalitionLaw:
         factors = torch.stack([deviation * spread(u, owned.labels, owned.axis) for u in repeated.unbind(-1)])
         return Gaussian(mean, factors, (var - factors.square().sum(0)).clamp(min=0))
 
+    def _states(self, owned: Owned) -> tuple[Tensor, Tensor]:
+        """`off` and `on - off` as floats; 0 where both are the same infinity."""
+        off, on = (part if part.is_floating_point() else part.to(self.nodes.dtype) for part in (owned.off, owned.on))
+        return off, torch.where(on == off, torch.zeros_like(on), on - off)
+
     def _ownership(self, owned: Owned) -> Iterator[Tensor]:
         for player in range(1, self.players + 1):
-            yield (owned.labels == player).to(owned.off.dtype).unsqueeze(owned.axis)
+            yield (owned.labels == player).to(self.nodes.dtype).unsqueeze(owned.axis)
 
     def meet(self, owned: Owned, linear: LinearMap, axis: int) -> Gaussian:
         """Moments of `A x + c` where players meet; mean, variance and the covariances of the factors are exact.
 
         With D = A (on - off) and one column per player: mean `A off + c + D q`, variance `sum_g q_g (1 - q_g) D_g^2`.
         """
-        off, on = self._one_node(owned.off, owned.axis), self._one_node(owned.on, owned.axis)
-        step = on - off
+        off, step = (self._one_node(part, owned.axis) for part in self._states(owned))
         shift = spread(self.shift, owned.labels, owned.axis)
         q = self.nodes
         spread_q = q * (1 - q)

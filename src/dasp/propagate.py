@@ -12,7 +12,8 @@ from torch import Tensor, fx
 
 from .errors import CaptureError, MissingRuleError
 from .gaussian import Gaussian, Law, Owned
-from .graph import ASSERTIONS, GETITEM, LIKE, SIZES, Graph, call, function_of, is_pointwise, layer_of
+from .graph import ASSERTIONS, LIKE, SIZES, Graph, call, function_of, is_pointwise, layer_of
+from .rewrite import GETITEM, WITH_INDICES
 from .rules import RULES, Context, LinearRule
 
 PLAN_ROWS = 2
@@ -135,6 +136,8 @@ class _Marker:
         if node.target is GETITEM:
             source: Any = node.args[0]
             self.enter(node, self.values[source][node.args[1]], self.kinds[source])
+            if self.kinds[source] is Kind.RANDOM and source.target in WITH_INDICES and node.args[1] != 0:
+                self.support.append(OpSupport(f"{source.target} (indices)", layer_of(source), Support.MISSING))
             return
         if Kind.RANDOM not in kinds:
             owners = self._owners(node)
@@ -158,7 +161,7 @@ class _Marker:
             return _one_owner([self.values[p] for p in owned], torch.broadcast_shapes(*shapes))
         rule = RULES.find(node.target)
         positions = [i for i, a in enumerate(node.args) if self._has(a, Kind.OWNED)]
-        if rule is None or not rule.accepts(positions, node.args):
+        if rule is None or not rule.takes(positions):
             return None
         if isinstance(rule, LinearRule) and rule.build is not None:
             args, kwargs = self._arguments(node)
@@ -178,7 +181,7 @@ class _Marker:
         rule = RULES.find(node.target)
         positions = [i for i, a in enumerate(node.args) if self._has(a, Kind.OWNED) or self._has(a, Kind.RANDOM)]
         hidden = any(self._has(a, Kind.OWNED) or self._has(a, Kind.RANDOM) for a in node.kwargs.values())
-        covered = rule is not None and not hidden and rule.accepts(positions, node.args)
+        covered = rule is not None and not hidden and rule.accepts(positions, node.args, node.kwargs)
         support = Support.MISSING
         if rule is not None and covered:
             support = Support.EXACT if rule.exact else Support.APPROXIMATE
@@ -301,7 +304,8 @@ def _step(plan: Plan, law: Law, node: fx.Node, env: Mapping[fx.Node, Any]) -> An
     kwargs: dict[str, Any] = dict(fx.node.map_arg(node.kwargs, env.__getitem__))
     if isinstance(rule, LinearRule) and rule.build is not None and axis is not None:
         owned = [i for i, a in enumerate(args) if isinstance(a, Owned)]
-        if owned:
+        known_rows = any(plan.graph.axis(p) is not None for p in node.all_input_nodes if plan.kinds[p] is Kind.PLAIN)
+        if owned and not known_rows:  # players meet at the rows of one node, known values have those of all
             return law.meet(args[owned[0]], rule.build(args, kwargs, owned[0]), axis)
     known: dict[int, Gaussian] = {}
 

@@ -7,7 +7,7 @@ Edge cases that a whole family shares (dominant players, rounding) live here, on
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -121,7 +121,12 @@ def _linear_rule(op: OpOverload, builder: Callable[..., LinearMap], positions: t
     return LinearRule(op, True, apply, positions, build=build)
 
 
-def moves(*ops: OpOverload, values: Sequence[int] = (0,), run: Callable[..., Any] | None = None) -> None:
+def moves(
+    *ops: OpOverload,
+    values: Sequence[int] = (0,),
+    run: Callable[..., Any] | None = None,
+    covers: Callable[..., bool] | None = None,
+) -> None:
     """Register operations that only carry elements around; exact.
 
     Args:
@@ -129,12 +134,13 @@ def moves(*ops: OpOverload, values: Sequence[int] = (0,), run: Callable[..., Any
         values: positions of the arguments that hold values (a tensor or a list of tensors); plain ones among them are
             constants, so zero in variances, loadings and owners.
         run: what to call instead of the operation itself, if its result must not depend on memory layout.
+        covers: given all arguments, whether the operation only carries elements around; None: always.
 
     Raises:
         ValueError: one of the operations has a rule already.
     """
     for op in ops:
-        RULES.add(_move_rule(op, tuple(values), run or op))
+        RULES.add(replace(_move_rule(op, tuple(values), run or op), covers=covers))
 
 
 def _move_rule(op: OpOverload, values: tuple[int, ...], run: Callable[..., Any]) -> Rule:

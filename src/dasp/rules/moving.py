@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from ..errors import MissingRuleError
 from ..gaussian import Gaussian
 from .families import Context, moves
 from .registry import RULES, Rule
@@ -26,22 +25,16 @@ def _same(value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _cast(value: Tensor, *args: Any, dtype: torch.dtype | None = None, **kwargs: Any) -> Tensor:
-    """A copy in another floating dtype; labels, which are integers, stay as they are.
-
-    Raises:
-        MissingRuleError: the dtype is not floating; rounding a random value has no rule.
-    """
-    if dtype is None or not value.is_floating_point():
-        return value
-    if not dtype.is_floating_point:
-        raise MissingRuleError(
-            f"no moment rule for aten._to_copy.default to {dtype} on a random value, which rounds it. "
-            "Explain this model with dasp.PermutationSampling() or dasp.Exact(), which need no rules."
-        )
-    return value.to(dtype)
+    """A copy in another floating dtype; labels, which are integers, stay as they are."""
+    return value if dtype is None or not value.is_floating_point() else value.to(dtype)
 
 
-def _copy(value: Tensor, source: Tensor, *args: Any) -> Tensor:
+def _stays_floating(*args: Any, dtype: torch.dtype | None = None, **kwargs: Any) -> bool:
+    """Rounding a random value to integers does not only carry it around."""
+    return dtype is None or dtype.is_floating_point
+
+
+def copied(value: Tensor, source: Tensor, *args: Any) -> Tensor:
     """`source` in the shape and dtype of `value`: what assigning to a part of a tensor leaves in a graph."""
     return source.to(value.dtype).expand(value.shape)
 
@@ -74,7 +67,7 @@ def _select_scatter(value: Tensor, source: Tensor, dim: int, index: int) -> Tens
 moves(aten.view.default, aten.reshape.default, aten._unsafe_view.default, run=_reshape)
 moves(aten.clone.default, aten.contiguous.default, aten.alias.default, aten.detach.default, run=_same)
 moves(aten.lift_fresh_copy.default, run=_same)
-moves(aten._to_copy.default, run=_cast)
+moves(aten._to_copy.default, run=_cast, covers=_stays_floating)
 moves(
     aten.permute.default, aten.transpose.int, aten.t.default, aten.movedim.int, aten.expand.default,
     aten.unsqueeze.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.flatten.using_ints,
@@ -93,7 +86,7 @@ for _op in (
     moves(_op, run=_nearest(_op))
 moves(aten.cat.default, aten.stack.default)
 moves(aten.where.self, values=(1, 2))
-moves(aten.copy.default, values=(0, 1), run=_copy)
+moves(aten.copy.default, values=(0, 1), run=copied)
 moves(aten.slice_scatter.default, values=(0, 1), run=_slice_scatter)
 moves(aten.select_scatter.default, values=(0, 1), run=_select_scatter)
 

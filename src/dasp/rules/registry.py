@@ -6,7 +6,7 @@ Rules are made by the families in `dasp.rules.families`; write one by hand only 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ class Rule:
         many: True if several arguments may be random at once.
         owners: who owns each element of the result while every element depends on one player (0: nobody);
             None if the rule cannot tell.
-        covers: given the arguments, whether the rule covers their known parts (an exponent, say); None: always.
+        covers: given the arguments, whether the rule covers their known parts (an exponent, a dtype); None: always.
     """
 
     op: OpOverload
@@ -42,11 +42,13 @@ class Rule:
     owners: Owners | None = None
     covers: Callable[..., bool] | None = None
 
-    def accepts(self, random: Sequence[int], args: Sequence[Any]) -> bool:
+    def takes(self, random: Sequence[int]) -> bool:
+        """Whether the arguments at the positions `random` may be random."""
+        return set(random) <= set(self.positions) and (self.many or len(random) == 1)
+
+    def accepts(self, random: Sequence[int], args: Sequence[Any], options: Mapping[str, Any]) -> bool:
         """Whether the rule covers a call with these arguments, of which those at the positions `random` are random."""
-        if not set(random) <= set(self.positions) or (len(random) > 1 and not self.many):
-            return False
-        return self.covers is None or self.covers(*args)
+        return self.takes(random) and (self.covers is None or self.covers(*args, **options))
 
 
 class RuleTable:
