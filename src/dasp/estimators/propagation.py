@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..errors import CaptureError, InputError, InputTypeError, MemoryBoundError
+from ..errors import InputError, InputTypeError, MemoryBoundError
 from ..game import Game, take_rows
 from ..graph import Graph
 from ..law import FULL, CoalitionLaw
-from ..memory import peak_bytes
 from ..propagate import Plan, make_plan, propagate
 from ..special import legendre, lobatto
 from .base import Estimate, Estimator
 from .directions import active_directions
+from .preparation import bytes_per_row, check_graph, gradient
 from .sampling import check_seed
 
 LOBATTO = "lobatto"
@@ -25,8 +25,6 @@ LEGENDRE = "legendre"
 FULL_PLAYERS = 64
 """Up to this many players, every player has a factor of its own and the exact ends are affordable."""
 MOST_NODES = 1024
-MOST_DIFFERENCE = 0.02
-"""Between the graph and the model, relative to the largest of a few values; rounding stays far below."""
 DEFAULT_RANK = 64
 MOST_PLAYERS_WITH_RANK = 4096
 MOST_ROWS = 4096
@@ -151,10 +149,10 @@ class _Work:
         def plan_and_measure() -> tuple[Plan, float, float]:
             plan = make_plan(graph, [label + 1 for label in game.players.labels], game.extra, game.batch)
             plan.require_rules()
-            return plan, *_bytes(game, plan)
+            return plan, *bytes_per_row(game, plan)
 
         plan, per_row, per_factor = game.model.keep((graph, game.players.key), plan_and_measure)
-        _check_graph(game, graph)
+        check_graph(game, graph)
         options = _chosen(options, n, per_row, per_factor, game.memory)
         nodes = _quadrature(options, game)
         each = per_row + per_factor * _factors(options.rank, n)
@@ -249,7 +247,7 @@ class _Work:
         share = []
         for target in range(game.targets.count):
             loss = (weights[:, :, None] * values[..., target]).sum()
-            share.append(_gradient(loss, shift, keep=target + 1 < game.targets.count).unflatten(0, (count, -1)).sum(0))
+            share.append(gradient(loss, shift, keep=target + 1 < game.targets.count).unflatten(0, (count, -1)).sum(0))
         phi = torch.stack(share, 1)
         if h:
             leave_out = torch.stack([torch.cat((chance[..., :j], chance[..., j + 1 :]), -1).prod(-1) for j in range(h)], -1)
@@ -285,75 +283,12 @@ def _states(mixture: int, device: torch.device) -> Tensor:
     return (codes >> torch.arange(mixture, device=device)) & 1
 
 
-def _gradient(loss: Tensor, shift: Tensor, *, keep: bool) -> Tensor:
-    if not loss.requires_grad:  # the network does not depend on its input
-        return torch.zeros_like(shift)
-    (gradient,) = torch.autograd.grad(loss, shift, retain_graph=keep, allow_unused=True)
-    return torch.zeros_like(shift) if gradient is None else gradient
-
-
-def _check_graph(game: Game, graph: Graph) -> None:
-    """Refuse a graph that does not compute what the model computes, at four coalitions of the row farthest from its baseline.
-
-    Each is evaluated in other company by the one than by the other, so that rows which depend on each other are seen.
-    """
-    far = sum((x - b).double().square().flatten(1).sum(1) for x, b in zip(game.inputs, game.baselines, strict=True))
-    row = torch.as_tensor(far, device=game.device).argmax().reshape(1)
-    half = torch.rand(1, game.players.count, generator=torch.Generator().manual_seed(0)).to(game.device) < 0.5
-    coalitions = torch.cat((torch.zeros_like(half), torch.ones_like(half), half, ~half))
-    expected = torch.cat([game.base_values[row], game.outputs[row], *(game.table(z, row)[0] for z in (half, ~half))])
-    masked = [
-        torch.where(z, x[row], b.expand_as(x)[row])
-        for z, x, b in zip(game.players.spread(coalitions), game.inputs, game.baselines, strict=True)
-    ]
-    rows = row.expand(4)
-    with torch.no_grad():
-        output = graph.run([*masked, *take_rows(game.extra, rows, game.batch)])
-    if not torch.isfinite(output).all() or all(torch.equal(m[0], m[1]) for m in masked):
-        return
-    difference = (game.targets.select(output, rows) - expected).abs().max()
-    if difference > MOST_DIFFERENCE * expected.abs().max():
-        raise CaptureError(
-            f"the captured graph gives other values than {game.model.name} itself (they differ by "
-            f"{float(difference):.2g}). Either the model was changed after it was captured (a layer or an attribute that is "
-            "no parameter: make a new Explainer), or its rows depend on each other (a mean, softmax or normalisation over "
-            "the batch axis), or it is random."
-        )
-
-
 def _factors(rank: int | str | None, players: int) -> int:
     return players if rank == FULL else int(rank or 0)
 
 
 def _sampled_gradients(rank: int | str | None) -> int:
     return 4 * rank if isinstance(rank, int) else 0
-
-
-def _bytes(game: Game, plan: Plan) -> tuple[float, float]:
-    """Peak memory of one row at one node: without factors, and more for each factor; measured on small ranks."""
-    row = torch.zeros(1, dtype=torch.long, device=game.device)
-    q = torch.full((1,), 0.5, dtype=game.dtype, device=game.device)
-    folded = plan.graph.folded()
-    off = [b.expand_as(x)[row].repeat(2, *[1] * (x.dim() - 1)) for x, b in zip(game.inputs, game.baselines, strict=True)]
-    on = [x[row].repeat(2, *[1] * (x.dim() - 1)) for x in game.inputs]
-    extra = take_rows(game.extra, row.repeat(2), game.batch)
-
-    def peak(rank: int) -> float:
-        directions = torch.full((2, game.players.count, rank), game.players.count**-0.5, dtype=game.dtype, device=game.device)
-
-        def run() -> None:
-            shift = torch.zeros(2, game.players.count, dtype=game.dtype, device=game.device, requires_grad=True)
-            law = CoalitionLaw(
-                q, shift, grouped=False, rank=directions if rank else None, conditioned=False, memory=game.memory
-            )
-            mean = propagate(plan, law, off, on, extra, folded).mean
-            _gradient(mean.sum(), shift, keep=False)
-
-        with torch.inference_mode(False), torch.enable_grad():
-            return peak_bytes(run) / 2
-
-    none, one, three = peak(0), peak(1), peak(3)
-    return max(none, 1.0), max((three - one) / 2, 0.0)
 
 
 def _chosen(options: Propagation, n: int, per_row: float, per_factor: float, memory: int) -> Propagation:
