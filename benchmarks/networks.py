@@ -103,9 +103,9 @@ def trained(
     return model.eval()
 
 
-def trained_mlp(split: Split, cache: Path, *, epochs: int = 250) -> nn.Sequential:
+def trained_mlp(split: Split, cache: Path, *, epochs: int = 250, seed: int = 0) -> nn.Sequential:
     """The Parkinson network."""
-    return trained(parkinson_mlp, split, nn.MSELoss(), name="parkinson-mlp", cache=cache, epochs=epochs)
+    return trained(parkinson_mlp, split, nn.MSELoss(), name="parkinson-mlp", cache=cache, epochs=epochs, seed=seed)
 
 
 def trained_lenet(split: Split, cache: Path, *, epochs: int = 15) -> nn.Sequential:
