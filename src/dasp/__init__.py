@@ -14,7 +14,7 @@ from .errors import MemoryBoundError as MemoryBoundError
 from .errors import MissingExtraError as MissingExtraError
 from .errors import MissingRuleError as MissingRuleError
 from .errors import ModelFileError as ModelFileError
-from .errors import NotDifferentiableError as NotDifferentiableError
+from .errors import NumericsError as NumericsError
 from .errors import OutputFileError as OutputFileError
 from .estimators import Estimate as Estimate
 from .estimators import Estimator as Estimator

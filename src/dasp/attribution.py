@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -42,8 +43,8 @@ class Attribution:
             players were given. Several targets add an axis T after the rows.
         base_value: the output at the baseline, (B,) or (B, T).
         output: the output at the input, (B,) or (B, T).
-        gap: completeness gap (sum of values - (output - base_value)) / sum of |values|, signed; 0 when both are 0.
-            (B,) or (B, T).
+        gap: completeness gap (sum of values - (output - base_value)) / sum of |values|, signed; 0 when both are 0,
+            infinite when only the values are. (B,) or (B, T).
         standard_errors: as `values`, or None where the method has none.
         inputs: the inputs, a tuple of (B, *shape).
         baselines: the baselines, a tuple of (1 or B, *shape).
@@ -106,8 +107,7 @@ class Attribution:
         names = []
         for i, label in enumerate(self.players.labels):
             stem = "x" if len(self.players.labels) == 1 else f"x{i}"
-            at = torch.cartesian_prod(*(torch.arange(s) for s in label.shape)) if label.ndim else torch.zeros(1, 0)
-            names += [f"{stem}{index}" for index in at.reshape(label.numel(), -1).tolist()]
+            names += [f"{stem}{list(index)}" for index in product(*(range(size) for size in label.shape))]
         return tuple(names)
 
     def as_input(self) -> Tensor | tuple[Tensor, ...]:
@@ -124,7 +124,8 @@ class Attribution:
         """Measure the error of these values without knowing the truth; see `dasp.audit.audit`.
 
         Raises:
-            InputError: the attribution was loaded from a file, so there is no model to evaluate.
+            InputError: the attribution was loaded from a file, so there is no model to evaluate; or the model's weights
+                or the inputs were changed since.
             CostError: too few evaluations for an interval; the message says how many are needed.
         """
         if self.auditor is None:
@@ -222,9 +223,23 @@ class Attribution:
             raise DataFileError(f"cannot read an attribution from {path}: {error}") from error
         if "dasp" not in metadata:
             raise DataFileError(f"{path} is a safetensors file, but not an attribution saved by dasp.")
-        about = json.loads(metadata["dasp"])
-        if about["format"] != FORMAT:
-            raise DataFileError(f"{path} has format {about['format']}; this version of dasp reads format {FORMAT}.")
+        try:
+            about = json.loads(metadata["dasp"])
+            if about["format"] != FORMAT:
+                raise DataFileError(f"{path} has format {about['format']}; this version of dasp reads format {FORMAT}.")
+            return cls._of(about, tensors)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            if isinstance(error, DataFileError):
+                raise
+            reason = f"{type(error).__name__}: {error}"
+            raise DataFileError(
+                f"{path} is not a whole attribution saved by dasp ({reason[:200]}). Save it again with "
+                "Attribution.save, or explain again."
+            ) from error
+
+    @classmethod
+    def _of(cls, about: dict[str, Any], tensors: dict[str, Tensor]) -> Attribution:
+        """From what a file holds; KeyError, IndexError, TypeError or ValueError where that is no attribution."""
 
         def group(name: str) -> tuple[Tensor, ...]:
             return tuple(tensors[f"{name}.{i}"] for i in range(sum(key.startswith(f"{name}.") for key in tensors)))
@@ -232,8 +247,8 @@ class Attribution:
         def shaped(name: str) -> Tensor | tuple[Tensor, ...]:
             return group(name) if about["split"] else group(name)[0]
 
-        players = Players(group("labels"), about["count"], about["grouped"], _names(about["names"]))
-        return cls(
+        players = Players(group("labels"), int(about["count"]), bool(about["grouped"]), _names(about["names"]))
+        loaded = cls(
             values=shaped("values"),
             base_value=tensors["base_value"],
             output=tensors["output"],
@@ -252,6 +267,12 @@ class Attribution:
             seconds=about["seconds"],
             as_tuple=about["as_tuple"],
         )
+        rows, count = loaded.targets.expand(len(loaded.base_value), -1, -1).shape[:2]
+        if loaded.per_player.shape != (rows, count, players.count):
+            raise ValueError(f"values of shape {tuple(loaded.per_player.shape)} for {players.count} players")
+        if not len(loaded.inputs) == len(loaded.baselines) == len(players.labels) > 0:
+            raise ValueError("inputs, baselines and players do not go together")
+        return loaded
 
     def _flat(self, values: Tensor | tuple[Tensor, ...]) -> Tensor:
         parts = values if isinstance(values, tuple) else (values,)

@@ -39,16 +39,16 @@ class MissingRuleError(DaspError, NotImplementedError):
     """An operation meets a random value and no moment rule exists for it."""
 
 
+class NumericsError(DaspError, ArithmeticError):
+    """Moments or values stopped being finite; the message says where."""
+
+
 class MemoryBoundError(DaspError, MemoryError):
     """The settings asked for cannot be computed within the memory bound."""
 
 
 class CostError(DaspError, ValueError):
     """The work asked for is so large that it must be asked for explicitly, or a budget is too small for the method."""
-
-
-class NotDifferentiableError(DaspError, RuntimeError):
-    """A gradient is needed and the model does not give one."""
 
 
 class MissingExtraError(DaspError, ImportError):

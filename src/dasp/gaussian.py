@@ -6,11 +6,14 @@ Shapes: `s` is the shape of a plain activation, rows (samples times quadrature n
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+DIGITS = 256
+"""Base in which owner labels are compared."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +35,22 @@ class LinearMap:
     def owners(self, labels: Tensor) -> Tensor | None:
         """Labels of the result if each of its elements is reached by one player at most, else None.
 
-        Cauchy and Schwarz: `(sum w)(sum w l^2) = (sum w l)^2` with positive weights exactly if all labels `l` are equal.
+        Cauchy and Schwarz: `(sum w)(sum w d^2) = (sum w d)^2` with positive weights exactly if all `d` are equal; taken
+        for one digit of the labels at a time, so that neighbouring numbers are far apart.
         """
         present = (labels > 0).double()
         weight = self.reach(present)
-        first = self.reach(labels.double())
-        second = self.reach(labels.double().square())
-        spread = weight * second - first.square()
-        if bool((spread > 1e-12 * first.square()).any()):
-            return None
-        return (first / weight.where(weight > 0, torch.ones_like(weight))).round().long()
+        reached = weight.where(weight > 0, torch.ones_like(weight))
+        result = torch.zeros_like(weight, dtype=torch.long)
+        place, left = 1, labels
+        while bool((left > 0).any()):
+            digit = (left % DIGITS).double() * present
+            first, second = self.reach(digit), self.reach(digit.square())
+            if bool((weight * second - first.square() > 1e-12 * weight * second).any()):
+                return None
+            result = result + place * (first / reached).round().long()
+            place, left = place * DIGITS, left // DIGITS
+        return result
 
 
 class Law(Protocol):
@@ -113,10 +122,6 @@ class Gaussian:
     def linear(self, linear: LinearMap) -> Gaussian:
         """Moments of `A x + c`; exact."""
         return Gaussian(linear.affine(self.mean), self.map_factors(linear.homogeneous), linear.squared(self.rest))
-
-    def shifted(self, f: Callable[[Tensor], Tensor]) -> Gaussian:
-        """The value with `f` applied to its mean only; `f` must keep the shape."""
-        return replace(self, mean=f(self.mean))
 
     def covariance(self, other: Gaussian) -> Tensor:
         """Elementwise covariance with another value, from the shared factors; broadcasts."""

@@ -87,7 +87,7 @@ class Model:
         return None if weight is None else weight.device
 
     def evaluate(self, *arguments: Any) -> Tensor:
-        """Run the network plainly, without gradients and in evaluation mode.
+        """Run the network plainly: without gradients, in evaluation mode, and in its own precision.
 
         Args:
             arguments: inputs (rows, ...) and extra arguments.
@@ -99,7 +99,8 @@ class Model:
             InputError: the model fails on these arguments; the message carries its reason.
             InputTypeError: the model does not return one tensor.
         """
-        with torch.inference_mode(False), torch.no_grad():
+        device = "cpu" if self.device is None else self.device.type
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
             return self.forward(*arguments)
 
     def forward(self, *arguments: Any) -> Tensor:

@@ -56,8 +56,8 @@ class _Grid(Layout):
         if len(shape) < 2:
             raise InputError(f"players: {self.noun}s need two axes, rows and columns; the input has shape {shape}.")
         down, across = -(-shape[-2] // self.height), -(-shape[-1] // self.width)
-        rows = torch.arange(shape[-2]) // self.height
-        columns = torch.arange(shape[-1]) // self.width
+        rows = torch.arange(shape[-2], device="cpu") // self.height
+        columns = torch.arange(shape[-1], device="cpu") // self.width
         labels = (rows[:, None] * across + columns).expand(shape).contiguous()
         return labels, [f"{self.noun} {r},{c}" for r in range(down) for c in range(across)]
 
@@ -73,7 +73,7 @@ class _Along(Layout):
         axis = self.axis % len(shape)
         view = [1] * len(shape)
         view[axis] = shape[axis]
-        labels = torch.arange(shape[axis]).reshape(view).expand(shape).contiguous()
+        labels = torch.arange(shape[axis], device="cpu").reshape(view).expand(shape).contiguous()
         return labels, [f"{self.noun} {i}" for i in range(shape[axis])]
 
 

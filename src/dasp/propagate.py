@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from .errors import CaptureError, MissingRuleError
+from .errors import CaptureError, MissingRuleError, NumericsError
 from .gaussian import Gaussian, Law, Owned
 from .graph import ASSERTIONS, LIKE, SIZES, Graph, call, function_of, is_pointwise, layer_of
 from .rewrite import GETITEM, WITH_INDICES
@@ -156,6 +156,8 @@ class _Marker:
         Labels hold for every row, so they must not follow known values that differ from row to row.
         """
         if is_pointwise(node.target):
+            if len(node.target._schema.returns) != 1:  # type: ignore[union-attr]
+                return None
             owned = [p for p in node.all_input_nodes if self.kinds[p] is Kind.OWNED]
             shapes = [v.shape for p in node.all_input_nodes if isinstance(v := self.values[p], Tensor)]
             return _one_owner([self.values[p] for p in owned], torch.broadcast_shapes(*shapes))
@@ -239,7 +241,14 @@ def _one_owner(labels: Sequence[Tensor], shape: torch.Size) -> Tensor | None:
 
 
 def propagate(
-    plan: Plan, law: Law, off: Sequence[Tensor], on: Sequence[Tensor], extra: Sequence[Any], folded: Mapping[fx.Node, Any]
+    plan: Plan,
+    law: Law,
+    off: Sequence[Tensor],
+    on: Sequence[Tensor],
+    extra: Sequence[Any],
+    folded: Mapping[fx.Node, Any],
+    *,
+    watch: Callable[[fx.Node, Any], None] | None = None,
 ) -> Gaussian:
     """Moments of the network's result.
 
@@ -250,6 +259,7 @@ def propagate(
         on: the inputs with all players present, (rows, *input) each.
         extra: further arguments, for these rows.
         folded: values of the constant nodes, from `Graph.folded`.
+        watch: called with every node and its value.
 
     Returns:
         Moments (rows, *out).
@@ -263,6 +273,8 @@ def propagate(
     for node in graph.nodes:
         if node not in env:
             env[node] = _step(plan, law, node, env)
+            if watch is not None:
+                watch(node, env[node])
         for done in last.get(node, ()):
             if done is not graph.output:
                 env[done] = None
@@ -274,6 +286,21 @@ def propagate(
     if not isinstance(result, Gaussian):
         raise CaptureError("the model does not return a tensor")
     return result
+
+
+def refuse_infinite(node: fx.Node, value: Any) -> None:
+    """Watch for moments that are not finite.
+
+    Raises:
+        NumericsError: names the operation and its layer.
+    """
+    if isinstance(value, Gaussian):
+        for name, part in (("mean", value.mean), ("variance", value.var)):
+            if not bool(part.isfinite().all()):
+                raise NumericsError(
+                    f"the {name} of {node.target} (layer {layer_of(node)}) is not finite at some coalitions, in {part.dtype}. "
+                    "Scale the inputs, or explain the model in float64 (model.double() and x.double())."
+                )
 
 
 def _last_uses(graph: Graph) -> dict[fx.Node, list[fx.Node]]:

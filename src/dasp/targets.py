@@ -47,9 +47,9 @@ class Targets:
         elif isinstance(target, list):
             if not target:
                 raise InputError("target: the list is empty. Name at least one output.")
-            index = torch.tensor([[_one_index(t, shape) for t in target]], dtype=torch.int64)
+            index = torch.tensor([[_one_index(t, shape) for t in target]], dtype=torch.int64, device="cpu")
         else:
-            index = torch.tensor([[_one_index(target, shape)]], dtype=torch.int64)
+            index = torch.tensor([[_one_index(target, shape)]], dtype=torch.int64, device="cpu")
         index = index.to(device).reshape(index.shape[0], index.shape[1], -1)
         flat = torch.zeros(index.shape[:2], dtype=torch.int64, device=device)
         for axis in range(index.shape[2]):

@@ -28,8 +28,9 @@ def active_directions(game: Game, rows: Tensor, rank: int, *, seed: int) -> Tens
         (rows, n, R).
     """
     n, samples = game.players.count, SAMPLES_PER_DIRECTION * rank
-    generator = torch.Generator().manual_seed(seed)
-    half = torch.rand(samples // 2, n, generator=generator) < torch.rand(samples // 2, 1, generator=generator)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    chance = torch.rand(samples // 2, 1, generator=generator, device="cpu")
+    half = torch.rand(samples // 2, n, generator=generator, device="cpu") < chance
     coalitions = torch.cat((half, ~half)).to(game.device)
     size = max(1, game.chunk // 3)  # a gradient keeps what a forward pass can drop
     step = max(1, size // samples)
@@ -38,13 +39,20 @@ def active_directions(game: Game, rows: Tensor, rank: int, *, seed: int) -> Tens
     for some in rows.split(step):
         chunks = _numbered(coalitions, max(1, size // len(some)))
         gradients = torch.cat([_gradients(game, graph, some, c, i) for i, c in chunks], 1)
-        if gradients.element_size() < 4:  # half precision has no decompositions
-            gradients = gradients.float()
-        # Left singular vectors from the smaller Gram matrix; QR restores orthogonality lost to rounding.
-        _, vectors = torch.linalg.eigh(gradients @ gradients.mT)
-        combined = gradients.mT @ vectors[..., -rank:]
-        parts.append(torch.linalg.qr(combined.flip(-1)).Q.to(game.dtype))
+        parts.append(_leading(gradients, rank).to(game.dtype))
     return torch.cat(parts)
+
+
+def _leading(gradients: Tensor, rank: int) -> Tensor:
+    """The top left singular vectors of `gradients` (rows, M, n) transposed, (rows, n, rank).
+
+    From the smaller Gram matrix, in double precision, which gradients of low rank need; QR restores orthogonality.
+    """
+    scale = gradients.abs().amax((1, 2), keepdim=True)
+    scaled = (gradients / scale.where(scale > 0, torch.ones_like(scale))).double()
+    _, vectors = torch.linalg.eigh(scaled @ scaled.mT)
+    directions: Tensor = torch.linalg.qr((scaled.mT @ vectors[..., -rank:]).flip(-1)).Q
+    return directions
 
 
 def _numbered(coalitions: Tensor, size: int) -> list[tuple[int, Tensor]]:

@@ -78,7 +78,7 @@ def _cost(game: Game) -> str:
     n = game.players.count
     total = game.batch * 2**n
     count = min(game.chunk, 256)
-    coalitions = torch.rand(count, n, device=game.device) < 0.5
+    coalitions = torch.zeros(count, n, dtype=torch.bool, device=game.device)
     rows = torch.zeros(1, dtype=torch.int64, device=game.device)
     game.table(coalitions, rows)
     start = time.perf_counter()

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..errors import InputError, InputTypeError, MemoryBoundError
+from ..errors import InputError, InputTypeError, MemoryBoundError, NumericsError
 from ..game import Game, take_rows
 from ..graph import Graph
 from ..law import FULL, CoalitionLaw
-from ..propagate import Plan, make_plan, propagate
+from ..propagate import Plan, make_plan, propagate, refuse_infinite
 from ..special import legendre, lobatto
 from .base import Estimate, Estimator
 from .directions import active_directions
@@ -27,6 +27,8 @@ FULL_PLAYERS = 64
 MOST_NODES = 1024
 DEFAULT_RANK = 64
 MOST_PLAYERS_WITH_RANK = 4096
+OVERHEAD = 3
+"""What conditioning and several targets may take on top of a plain rank."""
 MOST_ROWS = 4096
 """Rows (samples times nodes times states) in one pass; more gains nothing."""
 
@@ -90,12 +92,14 @@ class Propagation(Estimator):
         Raises:
             CaptureError: the network cannot be captured as one graph.
             MissingRuleError: an operation on random values has no rule.
+            NumericsError: moments or their derivatives are not finite; names the layer.
             MemoryBoundError: one row at one node does not fit the memory bound with the rank asked for.
         """
         work = _Work.prepare(self, game)
         parts = []
         bar = tqdm(total=game.batch, desc="propagating", unit="row", disable=not progress)
-        with torch.inference_mode(False), torch.enable_grad(), bar:
+        plain = torch.autocast(game.device.type, enabled=False)
+        with torch.inference_mode(False), torch.enable_grad(), plain, bar:
             for rows in torch.arange(game.batch, device=game.device).split(work.rows_at_once):
                 parts.append(work.values(rows))
                 bar.update(len(rows))
@@ -145,25 +149,15 @@ class _Work:
         if options.mixture > n:
             raise InputError(f"mixture is {options.mixture}, and there are only {n} players")
         graph = game.model.capture(game.inputs, game.extra)
-
-        def plan_and_measure() -> tuple[Plan, float, float]:
-            plan = make_plan(graph, [label + 1 for label in game.players.labels], game.extra, game.batch)
-            plan.require_rules()
-            return plan, *bytes_per_row(game, plan)
-
-        plan, per_row, per_factor = game.model.keep((graph, game.players.key), plan_and_measure)
+        plan = make_plan(graph, [label + 1 for label in game.players.labels], game.extra, game.batch)
+        plan.require_rules()
         check_graph(game, graph)
-        options = _chosen(options, n, per_row, per_factor, game.memory)
+        options, each = _decided(options, game, plan)
         nodes = _quadrature(options, game)
-        each = per_row + per_factor * _factors(options.rank, n)
         states = 2**options.mixture
         fit = int(game.memory / each)
         if fit < states:
-            raise MemoryBoundError(
-                f"one row at one node needs {each * states / 2**20:,.3g} MiB with rank {options.rank} and mixture "
-                f"{options.mixture}, and the memory bound is {game.memory / 2**20:,.3g} MiB. "
-                "Raise memory=, or lower rank= or mixture=."
-            )
+            raise _too_large(options, each * states, game.memory)
         together = max(1, len(nodes.inner))
         nodes_at_once = min(together, fit // states)
         rows_at_once = max(1, min(fit, MOST_ROWS) // (states * nodes_at_once))
@@ -219,10 +213,13 @@ class _Work:
         """Exact marginal contributions to nobody and to everybody else, (rows, T, n) each."""
         game = self.game
         n = game.players.count
-        alone = torch.eye(n, dtype=torch.bool, device=game.device)
-        first = game.table(alone, rows) - game.base_values[rows].unsqueeze(1)
-        last = game.outputs[rows].unsqueeze(1) - game.table(~alone, rows)
-        return first.transpose(1, 2), last.transpose(1, 2)
+        players = torch.arange(n, device=game.device)
+        first, last = [], []
+        for some in players.split(max(1, game.memory // (64 * n))):
+            alone = some.unsqueeze(1) == players
+            first.append(game.table(alone, rows) - game.base_values[rows].unsqueeze(1))
+            last.append(game.outputs[rows].unsqueeze(1) - game.table(~alone, rows))
+        return torch.cat(first, 1).transpose(1, 2), torch.cat(last, 1).transpose(1, 2)
 
     def _nodes(
         self, rows: Tensor, q: Tensor, w: Tensor, rank: str | Tensor | None, mixed: Tensor, states: Tensor, folded: Any
@@ -238,9 +235,8 @@ class _Work:
         )  # fmt: skip
         every = rows.repeat(count * len(q))
         extra = take_rows(game.extra, every, game.batch)
-        result = propagate(
-            self.plan, law, [_repeated(x, len(q)) for x in off], [_repeated(x, len(q)) for x in on], extra, folded
-        )
+        ends = [_repeated(x, len(q)) for x in off], [_repeated(x, len(q)) for x in on]
+        result = propagate(self.plan, law, *ends, extra, folded)
         values = game.targets.select(result.mean, every).reshape(len(q), count, len(rows), -1)
         chance = torch.where(states.bool(), q[:, None, None], 1 - q[:, None, None])  # (K, states, h)
         weights = w[:, None] * chance.prod(-1)
@@ -249,6 +245,13 @@ class _Work:
             loss = (weights[:, :, None] * values[..., target]).sum()
             share.append(gradient(loss, shift, keep=target + 1 < game.targets.count).unflatten(0, (count, -1)).sum(0))
         phi = torch.stack(share, 1)
+        if not bool(phi.isfinite().all()):
+            with torch.no_grad():
+                propagate(self.plan, law, *ends, extra, folded, watch=refuse_infinite)
+            raise NumericsError(
+                f"the moments are finite, but a derivative of them is not, in {game.dtype}. Scale the inputs, or explain the "
+                "model in float64 (model.double() and x.double())."
+            )
         if h:
             leave_out = torch.stack([torch.cat((chance[..., :j], chance[..., j + 1 :]), -1).prod(-1) for j in range(h)], -1)
             slopes = w[:, None, None] * leave_out * (2 * states - 1).to(w.dtype)  # (K, states, h)
@@ -283,25 +286,41 @@ def _states(mixture: int, device: torch.device) -> Tensor:
     return (codes >> torch.arange(mixture, device=device)) & 1
 
 
-def _factors(rank: int | str | None, players: int) -> int:
-    return players if rank == FULL else int(rank or 0)
-
-
 def _sampled_gradients(rank: int | str | None) -> int:
     return 4 * rank if isinstance(rank, int) else 0
 
 
-def _chosen(options: Propagation, n: int, per_row: float, per_factor: float, memory: int) -> Propagation:
-    """The options with every None decided."""
+def _too_large(options: Propagation, needed: float, memory: int) -> MemoryBoundError:
+    return MemoryBoundError(
+        f"one row at one node needs {needed / 2**20:,.3g} MiB with rank {options.rank} and mixture {options.mixture}, and the "
+        f"memory bound is {memory / 2**20:,.3g} MiB. Raise memory=, or lower rank= or mixture=."
+    )
+
+
+def _decided(options: Propagation, game: Game, plan: Plan) -> tuple[Propagation, float]:
+    """The options with every None decided, and the bytes of one row at one node with them.
+
+    Raises:
+        MemoryBoundError: the rank asked for does not fit by far.
+    """
+    n = game.players.count
+    key = (plan.graph, game.players.key, game.targets.count)
+
+    def measured(rank: str | int, conditioned: bool) -> float:
+        return game.model.keep(
+            (*key, rank, conditioned), lambda: bytes_per_row(game, plan, rank, conditioned=conditioned)
+        )
+
+    none, one, three = (measured(rank, False) for rank in (0, 1, 3))
+    per_factor = max((three - one) / 2, 0.0)
     small = n <= FULL_PLAYERS
     rule = options.rule or (LOBATTO if small and (options.nodes or 2) > 1 else LEGENDRE)
     nodes = options.nodes or (5 if rule == LOBATTO else 4)
     rank: int | str
     if options.rank is not None:
-        rank = FULL if options.rank == FULL else int(options.rank)
-        rank = rank if rank == FULL else min(int(rank), n)
+        rank = options.rank if isinstance(options.rank, str) else min(options.rank, n)
     else:
-        fit = int((memory - per_row) / per_factor) if per_factor else n
+        fit = int((game.memory / OVERHEAD - none) / per_factor) if per_factor else n
         wanted = n if small else DEFAULT_RANK if n <= MOST_PLAYERS_WITH_RANK else 0
         allowed = max(0, min(wanted, fit))
         rank = FULL if allowed == n else allowed
@@ -310,5 +329,8 @@ def _chosen(options: Propagation, n: int, per_row: float, per_factor: float, mem
         raise InputError(
             f"condition=True needs a factor for every player, and the memory bound allows rank {rank}; raise memory="
         )
-    return replace(options, rule=rule, nodes=nodes, rank=rank, condition=condition)
-
+    options = replace(options, rule=rule, nodes=nodes, rank=rank, condition=condition)
+    guess = none + per_factor * (n if rank == FULL else int(rank))
+    if guess > game.memory:
+        raise _too_large(options, guess, game.memory)
+    return options, measured(rank, condition)

@@ -115,13 +115,17 @@ def walk_cost(n: int) -> int:
 def stream(seed: int, *, audit: bool) -> torch.Generator:
     """The random stream of a seed. Audits draw from streams that no estimator uses: an audit of a sampled attribution
     with the same permutations would find no error at all."""
-    return torch.Generator().manual_seed(2 * seed + audit)
+    return torch.Generator(device="cpu").manual_seed(2 * seed + audit)
 
 
 def row_blocks(game: Game) -> tuple[Tensor, ...]:
     """Rows in blocks small enough for the values along one pair of walks, float64, to stay under the memory bound."""
-    each = 8 * 8 * (game.players.count + 1) * game.targets.count
-    return torch.split(torch.arange(game.batch, device=game.device), max(1, game.memory // each))
+    return torch.split(torch.arange(game.batch, device=game.device), max(1, game.memory // pair_bytes(game)))
+
+
+def pair_bytes(game: Game) -> int:
+    """Bytes for the gains of one row along one antithetic pair: two walks, float64, four copies alive at once."""
+    return 4 * 2 * 8 * (game.players.count + 1) * game.targets.count
 
 
 def pair_estimates(game: Game, rows: Tensor, pairs: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -131,9 +135,12 @@ def pair_estimates(game: Game, rows: Tensor, pairs: int, generator: torch.Genera
     grouped.
     """
     n = game.players.count
-    group = max(1, game.chunk // max(1, len(rows) * walk_cost(n)))
-    for start in range(0, pairs, group):
-        orders = torch.stack([torch.randperm(n, generator=generator) for _ in range(min(group, pairs - start))])
+    # Whole passes through the model, but no more gains at a time than half the memory bound holds.
+    group = min(game.chunk // max(1, len(rows) * walk_cost(n)), game.memory // (2 * len(rows) * pair_bytes(game)))
+    for start in range(0, pairs, max(1, group)):
+        count = min(max(1, group), pairs - start)
+        # Drawn on the CPU whatever the default device, so that a seed means the same permutations everywhere.
+        orders = torch.stack([torch.randperm(n, generator=generator, device="cpu") for _ in range(count)])
         ranks = orders.to(game.device).argsort(1)  # (G, n): the place of each player
         yield _walk(game, rows, torch.stack((ranks, n - 1 - ranks), 1).flatten(0, 1))
 

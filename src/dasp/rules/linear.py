@@ -74,9 +74,20 @@ def convolution(op: OpOverload, position: int, args: Sequence[Any]) -> LinearMap
     return weighted(lambda x, w: aten.convolution(x, w, None, *options), weight, add_bias)
 
 
-def averaging(op: Callable[[Tensor], Tensor], share: Callable[[Tensor], Tensor | float]) -> LinearMap:
-    """The `LinearMap` of an average whose weights are equal to `share` wherever they are not zero."""
-    return LinearMap(affine=op, homogeneous=op, squared=lambda v: share(v) * op(v), reach=op)
+def cast(x: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """The floating dtype that a reduction asks for."""
+    return x if dtype is None or not dtype.is_floating_point else x.to(dtype)
+
+
+def averaging(
+    op: Callable[[Tensor], Tensor], share: Callable[[Tensor], Tensor | float], dtype: torch.dtype | None = None
+) -> LinearMap:
+    """The `LinearMap` of an average, in `dtype`, whose weights are equal to `share` wherever they are not zero."""
+
+    def apply(x: Tensor) -> Tensor:
+        return op(cast(x, dtype))
+
+    return LinearMap(affine=apply, homogeneous=apply, squared=lambda v: share(v) * apply(v), reach=op)
 
 
 @linear(aten.mean.dim, aten.mean.default)
@@ -89,19 +100,19 @@ def mean(
         axes = args[1] if len(args) > 1 and args[1] else range(v.dim())
         return 1.0 / prod(v.shape[a] for a in axes)
 
-    return averaging(lambda x: op(x, *args[1:]), share)
+    return averaging(lambda x: op(x, *args[1:]), share, dtype)
 
 
 @linear(aten.sum.dim_IntList, aten.sum.default)
 def total(op: OpOverload, position: int, args: Sequence[Any], dtype: torch.dtype | None = None) -> LinearMap:
     """Sum over axes."""
-    return averaging(lambda x: op(x, *args[1:]), lambda v: 1.0)
+    return averaging(lambda x: op(x, *args[1:]), lambda v: 1.0, dtype)
 
 
 @linear(aten.cumsum.default)
 def running_total(op: OpOverload, position: int, args: Sequence[Any], dtype: torch.dtype | None = None) -> LinearMap:
     """Cumulative sum along an axis."""
-    return averaging(lambda x: op(x, *args[1:]), lambda v: 1.0)
+    return averaging(lambda x: op(x, *args[1:]), lambda v: 1.0, dtype)
 
 
 @linear(aten.avg_pool2d.default, aten.avg_pool3d.default)

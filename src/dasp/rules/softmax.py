@@ -51,9 +51,10 @@ def _mean_softmax(value: Gaussian, axis: int, scale: float = 1.0) -> Tensor:
     return p
 
 
-def softmax(context: Context, value: Gaussian, axis: int, half_to_float: bool = False) -> Gaussian:
+def softmax(context: Context, value: Gaussian, axis: int, dtype: torch.dtype | bool | None = None) -> Gaussian:
     """`exp(s_j) / sum exp(s)`; mean by the scaled fixed point, loadings `p (k Lc - p.(k Lc))` with `Lc = L - p.L`,
     variance `g (1 - (1 + 2 g v)^-1/2)` with `g = p (1 - p)` and v the variance of `s_j - p.s`; approximate."""
+    value = _cast(value, dtype)
     p = _mean_softmax(value, axis)
     centred, explained = _centred(p, value, axis)
     v = _contrast_variance(p, explained, value.rest, axis).clamp(min=0)
@@ -66,12 +67,13 @@ def softmax(context: Context, value: Gaussian, axis: int, half_to_float: bool = 
     return Gaussian(p, loadings, (var - loadings.square().sum(0)).clamp(min=0))
 
 
-def log_softmax(context: Context, value: Gaussian, axis: int, half_to_float: bool = False) -> Gaussian:
+def log_softmax(context: Context, value: Gaussian, axis: int, dtype: torch.dtype | bool | None = None) -> Gaussian:
     """`s_j - logsumexp(s)`; approximate.
 
     With t scaling the covariance S of s, `d/dt E logsumexp = 1/2 E tr(H S)` and `tr(H S) = sum_j p_j Var(s_j - p.s)`
     (H = diag p - p p'); integrated over t from 0 to 1 with p at t from the softmax rule. Loadings `L - p.L`.
     """
+    value = _cast(value, dtype)
     rule = legendre(PATH_NODES)
     total = value.mean.logsumexp(axis, keepdim=True)
     for t, w in zip(rule.nodes, rule.weights, strict=True):
@@ -85,7 +87,15 @@ def log_softmax(context: Context, value: Gaussian, axis: int, half_to_float: boo
     return Gaussian(value.mean - total, centred, rest.clamp(min=0))
 
 
-def _owners(labels: Tensor, axis: int, half_to_float: bool = False) -> Tensor | None:
+def _cast(value: Gaussian, dtype: torch.dtype | bool | None) -> Gaussian:
+    """The dtype asked for; `_softmax` has a flag in its place, which says half precision becomes single."""
+    if not isinstance(dtype, torch.dtype):
+        return value
+    factors = None if value.factors is None else value.factors.to(dtype)
+    return Gaussian(value.mean.to(dtype), factors, value.rest.to(dtype))
+
+
+def _owners(labels: Tensor, axis: int, dtype: torch.dtype | bool | None = None) -> Tensor | None:
     """The one player who owns a whole slice, None if two players meet in one."""
     owner = labels.amax(axis, keepdim=True)
     if bool(((labels > 0) & (labels != owner)).any()):
