@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -177,6 +180,50 @@ def test_files_that_are_no_attributions(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(2)}, tmp_path / "newer.safetensors", metadata={"dasp": '{"format": 99}'})
     with pytest.raises(dasp.DataFileError, match="format 99"):
         dasp.Attribution.load(tmp_path / "newer")
+
+
+def without(name: str) -> Callable[[dict[str, Any], dict[str, Tensor]], None]:
+    def remove(about: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        (about if name in about else tensors).pop(name)
+
+    return remove
+
+
+def with_entry(**entries: Any) -> Callable[[dict[str, Any], dict[str, Tensor]], None]:
+    return lambda about, tensors: about.update(entries)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        *map(without, ("format", "split", "count", "names", "settings", "target", "seconds", "feature_names")),
+        *map(without, ("base_value", "gap", "targets", "values.0", "values.1", "labels.0", "inputs.1", "baselines.0")),
+        with_entry(count="many"),
+        with_entry(count=None),
+        with_entry(count=4),
+        with_entry(names=3),
+        with_entry(feature_names=True),
+        with_entry(split=False),
+        lambda about, tensors: tensors.update(base_value=torch.zeros(3)),
+        lambda about, tensors: tensors.update({"values.0": torch.zeros(())}),
+        lambda about, tensors: tensors.update(targets=torch.zeros(())),
+    ],
+)  # fmt: skip
+def test_attributions_that_lack_something(tmp_path: Path, spoil: Any) -> None:
+    path = explain((A, B), 0).save(tmp_path / "result")
+    with safe_open(path, framework="pt") as file:
+        tensors, about = {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["dasp"])  # noqa: SIM118
+    spoil(about, tensors)
+    save_file(tensors, path, metadata={"dasp": json.dumps(about)})
+    with pytest.raises(dasp.DataFileError, match=r"result.safetensors is not a whole attribution saved by dasp"):
+        dasp.Attribution.load(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "3", "null", '"format"', "{}", '{"format": 1}', "\x00"])
+def test_metadata_that_are_no_description_of_an_attribution(tmp_path: Path, text: str) -> None:
+    save_file({"weight": torch.zeros(2)}, tmp_path / "foreign.safetensors", metadata={"dasp": text})
+    with pytest.raises(dasp.DataFileError, match="is not a whole attribution saved by dasp"):
+        dasp.Attribution.load(tmp_path / "foreign")
 
 
 def test_result_carries_what_was_chosen_and_reads_well() -> None:

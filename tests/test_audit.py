@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 import dasp
-from dasp.audit import Audit, audit, u_variance
+from dasp.audit import Audit, audit, row_means, student, u_variance
 from dasp.game import Game
+from dasp.memory import peak_bytes
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +130,60 @@ def test_variance_of_a_mean_of_products() -> None:
     y = 3 + torch.randn(4000, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     kernel = y.unsqueeze(2) * y.unsqueeze(1)
     means = (y.sum(1).square() - y.square().sum(1)) / (12 * 11)
-    assert u_variance(kernel).mean().item() == pytest.approx(means.var().item(), rel=0.1)
+    rows = (kernel.sum(-1) - kernel.diagonal(dim1=-2, dim2=-1)) / 11
+    assert torch.allclose(row_means(y.unsqueeze(-1)), rows)
+    assert u_variance(rows).mean().item() == pytest.approx(means.var().item(), rel=0.1)
+
+
+@pytest.mark.parametrize("freedom", [*range(1, 40), 99, 100, 199, 200, 201, 300, 5000])
+def test_quantiles_of_students_distribution(freedom: int) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for confidence in (0.5, 0.8, 0.9, 0.95, 0.99, 0.999):
+        assert student(confidence, freedom) == pytest.approx(stats.t.isf((1 - confidence) / 2, freedom), rel=1e-7)
+
+
+def test_quantiles_in_print() -> None:
+    # The usual table of Student's t (two-sided 0.95 and 0.99).
+    assert [round(student(0.95, d), 3) for d in (1, 3, 10, 120)] == [12.706, 3.182, 2.228, 1.980]
+    assert [round(student(0.99, d), 3) for d in (1, 3, 10, 120)] == [63.657, 5.841, 3.169, 2.617]
+    assert student(1 - 2**-53, 3) > 1e5  # the largest confidence there is
+
+
+@pytest.mark.parametrize(("players", "rows", "bound"), [(2, 20, 2**20), (30, 40, 2**20), (10, 3, 2**18)])
+def test_an_audit_keeps_the_memory_bound(players: int, rows: int, bound: int) -> None:
+    explainer = dasp.Explainer(nn.Linear(players, 2), 0.0, method=dasp.PermutationSampling(permutations=2), memory=bound)
+    result = explainer(torch.ones(rows, players), [0, 1])
+    game_of(result).chunk  # noqa: B018 - measured once, outside the bound
+    assert peak_bytes(lambda: result.audit(2000)) < 1.2 * bound
+
+
+def test_a_model_that_was_changed_since_is_not_judged_by_old_values() -> None:
+    net, x = nn.Linear(3, 1), torch.ones(2, 3)
+    result = dasp.Explainer(net, 0.0, method=dasp.Exact())(x)
+    assert result.audit(100).high.max() < 1e-3
+    with torch.no_grad():
+        net.weight.mul_(1.1)
+    with pytest.raises(dasp.InputError, match=r"weights, the inputs or the baseline were changed in place.*Explain again"):
+        result.audit(100)
+    with torch.no_grad():
+        net.weight.div_(1.1)
+    assert result.audit(100).high.max() < 1e-3
+    x[1, 2] = 7.0
+    with pytest.raises(dasp.InputError, match="Explain again"):
+        result.audit(100)
+
+
+def test_text_where_the_values_are_not_told_from_nothing() -> None:
+    explainer = dasp.Explainer(nn.Linear(3, 1), 0.0, method=dasp.Exact())
+    nothing = explainer(torch.zeros(1, 3))
+    assert str(nothing.audit(100)) == "relative error 0 % (95 % interval 0 % to 0 %), 98 evaluations a row"
+    found = audit(game_of(nothing), torch.ones(1, 1, 3), evaluations=100)
+    assert str(found) == "relative error unknown (the values are not told from 0), 98 evaluations a row"
+    some = [torch.tensor([[0.5], [float("inf")]], dtype=torch.float64)] * 3 + [torch.ones(2, 1)] * 2
+    assert str(Audit(*some, evaluations=98, confidence=0.95)) == (
+        "mean of 1: relative error 50 % (95 % interval 50 % to 50 %); 1 more unknown (values not told from 0), "
+        "98 evaluations a row"
+    )
 
 
 @pytest.mark.parametrize(

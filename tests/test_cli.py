@@ -230,7 +230,7 @@ def test_a_table_without_names_numbers_its_players(net: Path, tmp_path: Path) ->
         (["--players", "nothing.npy"], "nothing.npy"),
         (["--nodes", "4"], "--nodes is an option of --method propagation"),
         (["--target", "0", "--audit", "3"], "too few"),
-        (["--columns", "a,b", "--target", "0"], "shape"),
+        (["--columns", "a,b,c,c", "--target", "0"], "column 'c' is asked for twice"),
     ],
 )
 def test_wrong_options_are_one_line_and_leave_nothing(
@@ -279,6 +279,118 @@ def test_an_unwritable_output_is_found_before_any_work(net: Path, rows: Path, ca
     assert "does not exist" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("role", ["model", "rows", "baseline", "players"])
+@pytest.mark.parametrize("way", ["itself", "dotted", "symlink"])
+def test_an_input_is_never_the_output(net: Path, rows: Path, capsys: Capture, role: str, way: str) -> None:
+    folder = rows.parent
+    given: dict[str, Any] = {"model": net, "rows": rows, "baseline": "zeros", "players": "channels"}
+    given[role] = folder / "precious.parquet"
+    given[role].write_bytes(b"precious")
+    out = str(given[role])
+    if way == "dotted":
+        out = f"{folder}/./precious.parquet"
+    elif way == "symlink":
+        out = str(folder / "link.parquet")
+        os.symlink(given[role], out)
+    before = sorted(os.listdir(folder))
+    options = ["--baseline", given["baseline"], "--players", given["players"]]
+    assert run("explain", given["model"], given["rows"], "--out", out, *options) == 2
+    assert "would be lost" in capsys.readouterr().err
+    assert given[role].read_bytes() == b"precious"
+    assert sorted(os.listdir(folder)) == before
+
+
+def test_only_parquet_is_written(net: Path, rows: Path, capsys: Capture) -> None:
+    for name in ("o.csv", "o", "parquet"):
+        assert explain(net, rows, "--target", 0, out=rows.parent / name)[0] == 2
+        assert "ends in .parquet" in capsys.readouterr().err
+    assert os.listdir(rows.parent) == ["rows.csv"]
+
+
+@pytest.mark.parametrize(
+    ("header", "more", "count"),
+    [("a,b", [], 2), ("a,b,c,d", [], 4), ("a,b,c,d", ["--columns", "d,a"], 2)],
+)
+def test_the_number_of_columns_is_compared_with_the_model(
+    net: Path, rows: Path, capsys: Capture, header: str, more: list[str], count: int
+) -> None:
+    width = len(header.split(","))
+    rows.write_text(header + "\n" + (",".join("1" * width) + "\n") * 20)
+    assert explain(net, rows, "--target", 0, *more)[0] == 2
+    error = capsys.readouterr().err
+    names = (more[1] if more else header).replace(",", ", ")
+    assert f"rows.csv: {count} columns ({names}), but {net} takes 3 numbers a row" in error
+    assert "--columns" in error
+
+
+def test_the_shape_of_rows_is_compared_with_the_model(net: Path, rows: Path, capsys: Capture) -> None:
+    np.save(rows.parent / "rows.npy", np.zeros((20, 4, 2)))
+    assert explain(net, rows.parent / "rows.npy", "--target", 0)[0] == 2
+    assert f"a row has shape (4, 2), but {net} takes rows of shape (3,)" in capsys.readouterr().err
+    image = save(torch.nn.Flatten(), torch.zeros(2, 1, 3), rows.parent / "image.pt2")
+    assert explain(image, rows, "--target", 0)[0] == 2
+    assert "takes rows of shape (1, 3). Save such rows as .npy" in capsys.readouterr().err
+
+
+def test_models_of_several_arguments_are_left_to_python(tmp_path: Path, rows: Path, capsys: Capture) -> None:
+    class Two(torch.nn.Module):
+        def forward(self, x: torch.Tensor, y: Any) -> torch.Tensor:
+            return (x * y).sum(1)
+
+    batch = {0: torch.export.Dim.AUTO}
+    example = torch.ones(2, 3)
+    for second, shapes, said in ((example, (batch, batch), "takes 2 inputs"), (2, (batch, None), "takes y")):
+        program = torch.export.export(Two(), (example, second), dynamic_shapes=shapes)
+        torch.export.save(program, tmp_path / "two.pt2")
+        assert explain(tmp_path / "two.pt2", rows)[0] == 2
+        assert said in capsys.readouterr().err
+
+
+def test_numbers_beyond_the_models_precision_are_named(net: Path, rows: Path, capsys: Capture) -> None:
+    content = "a,b,c\n1,2,3\n1,2,1e39\n"
+    rows.write_text(content)
+    assert explain(net, rows, "--target", 0, "--chunk", 1)[0] == 2
+    error = capsys.readouterr().err
+    assert f"{rows}: row 2, column 'c' is 1e+39, too large for float32" in error
+    assert "--dtype float64" in error
+    # The largest number that fits, and in double precision the other: c alone is in the first output, times 2.
+    rows.write_text(content.replace("1e39", "1e30"))
+    np.testing.assert_allclose(explain(net, rows, "--target", 0)[1].column("c")[1].as_py(), 2e30, rtol=1e-6)
+    rows.write_text(content)
+    table = explain(net, rows, "--target", 0, "--dtype", "float64")[1]
+    np.testing.assert_allclose(table.column("c")[1].as_py(), 2e39, rtol=1e-12)
+    base = rows.parent / "base.csv"
+    base.write_text("a,b,c\n0,-1e39,0\n")
+    assert explain(net, rows, "--target", 0, "--columns", "a,b", baseline=base)[0] == 2
+    capsys.readouterr()
+    rows.write_text("a,b,c\n1,2,3\n")
+    assert explain(net, rows, "--target", 0, baseline=base)[0] == 2
+    assert "base.csv: column 'b' is -1e+39, too large for float32" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [">f8", ">f4", ">i2", "longdouble", "float16"])
+def test_every_kind_of_number_is_taken(net: Path, tmp_path: Path, kind: str) -> None:
+    stored = np.round(ROWS).astype(kind)
+    np.save(tmp_path / "rows.npy", stored)
+    np.save(tmp_path / "base.npy", stored[0] * 0)
+    np.save(tmp_path / "mask.npy", np.array([4, 2, 9], dtype=">i4"))
+    arguments = ("--target", 0, "--players", tmp_path / "mask.npy")
+    table = explain(net, tmp_path / "rows.npy", *arguments, baseline=tmp_path / "base.npy")[1]
+    a, b, c = np.round(ROWS).T
+    expected = 2 * np.stack([a * b / 2, a * b / 2, c])
+    found = [table.column(f"player_{number}") for number in (4, 2, 9)]
+    np.testing.assert_allclose(np.stack(found), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["float64", "bool", "U1"])
+def test_a_mask_of_other_than_whole_numbers_says_how_to_save_one(
+    net: Path, rows: Path, capsys: Capture, kind: str
+) -> None:
+    np.save(rows.parent / "mask.npy", np.array([0, 1, 1]).astype(kind))
+    assert explain(net, rows, "--target", 0, "--players", rows.parent / "mask.npy")[0] == 2
+    assert 'numpy.save("mask.npy", mask.astype("int64"))' in capsys.readouterr().err
+
+
 def test_an_interrupt_between_chunks_leaves_the_old_file(
     net: Path, rows: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
@@ -300,7 +412,11 @@ def test_an_interrupt_between_chunks_leaves_the_old_file(
     assert sorted(os.listdir(rows.parent)) == ["out.parquet", "rows.csv"]
 
 
-def test_a_signal_leaves_no_half_file(net: Path, rows: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "SIGTERM"),
+                               (signal.SIGHUP, 129, "SIGHUP")],
+)  # fmt: skip
+def test_a_signal_leaves_no_half_file(net: Path, rows: Path, kind: signal.Signals, code: int, said: str) -> None:
     out = rows.parent / "out.parquet"
     endless = ["--method", "permutation", "--permutations", "100000000", "--target", "0", "--baseline", "zeros"]
     command = [sys.executable, "-m", "dasp.cli", "explain", str(net), str(rows), "--out", str(out), *endless]
@@ -310,10 +426,10 @@ def test_a_signal_leaves_no_half_file(net: Path, rows: Path) -> None:
             time.sleep(0.05)
         assert len(os.listdir(rows.parent)) == 2, "the temporary file should stand beside the rows"
         time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(kind)
         _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "interrupted" in error
+    assert process.returncode == code
+    assert f"{said}: nothing was written" in error
     assert "Traceback" not in error
     assert os.listdir(rows.parent) == ["rows.csv"]
 
@@ -329,7 +445,7 @@ def test_check_lists_what_random_values_meet(tmp_path: Path, capsys: Capture) ->
     layers = [torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2), torch.nn.Tanh()]
     net = save(torch.nn.Sequential(*layers), torch.zeros(2, 3), tmp_path / "net.pt2")
     assert run("check", net) == 0
-    shown = capsys.readouterr().out.splitlines()
+    *shown, legend = capsys.readouterr().out.splitlines()
     assert [line.split() for line in shown[:-1]] == [
         ["exact", "aten.linear.default", "0"],
         ["exact", "aten.relu.default", "1"],
@@ -337,6 +453,8 @@ def test_check_lists_what_random_values_meet(tmp_path: Path, capsys: Capture) ->
         ["approximate", "aten.tanh.default", "3"],
     ]
     assert shown[-1] == "4 operations: 3 exact, 1 approximate, 0 missing"
+    assert legend.startswith("exact: mean and variance are exact for a Gaussian argument. The values are still approximate")
+    assert "--audit" in legend
 
 
 def test_check_ends_with_1_when_a_rule_is_missing(tmp_path: Path, capsys: Capture) -> None:
@@ -348,6 +466,13 @@ def test_check_ends_with_1_when_a_rule_is_missing(tmp_path: Path, capsys: Captur
     assert run("check", net, "--json") == 1
     found = {one["op"]: one["support"] for one in json.loads(capsys.readouterr().out)}
     assert found["aten.sort.default"] == "missing"
+    assert run("check", net) == 1
+    assert "--method permutation" in capsys.readouterr().out
+    np.save(tmp_path / "rows.npy", ROWS)
+    assert explain(net, tmp_path / "rows.npy", "--target", 0, "--method", "propagation")[0] == 2
+    error = capsys.readouterr().err
+    assert "aten.sort.default" in error
+    assert error.splitlines()[-1].strip() == "on the command line: --method permutation or --method exact"
     code = run("check", tmp_path / "absent.pt2")
     assert code == 2
     assert "error: " in capsys.readouterr().err

@@ -145,3 +145,15 @@ def test_small_memory_gives_the_same_values() -> None:
     roomy = dasp.Explainer(model, 0.0, method=dasp.Exact())(x, [0, 2])
     tight = dasp.Explainer(model, 0.0, method=dasp.Exact(), memory=1)(x, [0, 2])
     assert torch.allclose(roomy.per_player, tight.per_player, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", [dasp.Exact(), dasp.PermutationSampling(permutations=2)])
+@pytest.mark.parametrize("players", [25, 3])
+def test_the_random_state_of_torch_is_left_alone(method: dasp.Estimator, players: int) -> None:
+    explainer = dasp.Explainer(nn.Linear(players, 1), 0.0, method=method)
+    before = torch.get_rng_state()
+    try:
+        explainer(torch.ones(2, players)).audit(200)
+    except dasp.CostError:
+        assert players == 25
+    assert torch.equal(torch.get_rng_state(), before)

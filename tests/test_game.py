@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -195,3 +197,117 @@ def test_peak_bytes_counts_what_is_alive_at_one_time_and_no_weights() -> None:
         return z.sum()
 
     assert 12_000 <= peak_bytes(chain) < 12_100
+
+
+# Rows must not depend on each other, and the model must not be random
+
+
+class Made(nn.Module):
+    """Rows through a small network, and then a function of them."""
+
+    def __init__(self, after: Callable[[Tensor], Tensor], before: Callable[[Tensor], Tensor] = lambda x: x) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+        self.before, self.after = before, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.net(self.before(x)))
+
+
+ROWS = torch.randn(5, 4, generator=torch.Generator().manual_seed(3))
+ESTIMATORS = [dasp.Exact(), dasp.PermutationSampling(permutations=4), dasp.Propagation()]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("method", ESTIMATORS, ids=lambda method: type(method).__name__)
+@pytest.mark.parametrize(
+    "model",
+    [
+        Made(lambda h: h - h.mean(0)),
+        Made(lambda h: h - h.mean(0) + 100),
+        Made(lambda h: h, before=lambda x: x - x.mean(0)),
+        Made(lambda h: h.softmax(0)),
+        Made(lambda h: h.cumsum(0)),
+        Made(lambda h: h.roll(1, 0)),
+        Made(lambda h: h + h.amax(0)),
+        Made(lambda h: nn.functional.batch_norm(h, None, None, training=True)),
+    ],
+    ids=["mean", "mean and offset", "mean of inputs", "softmax", "cumsum", "roll", "maximum", "batch norm"],
+)
+def test_rows_that_depend_on_each_other_are_refused(model: nn.Module, method: dasp.Estimator, count: int) -> None:
+    with pytest.raises(dasp.InputError, match=r"the rows of the model Made depend on each other.*over the batch axis"):
+        dasp.Explainer(model, 0.0, method=method)(ROWS[:count], 1)
+
+
+@pytest.mark.parametrize("method", ESTIMATORS[:2], ids=lambda method: type(method).__name__)
+@pytest.mark.parametrize(
+    "model",
+    [
+        Made(nn.functional.dropout),
+        Made(lambda h: h + 0.05 * torch.randn_like(h)),
+        Made(lambda h: torch.bernoulli(h.sigmoid())),
+    ],
+    ids=["dropout", "noise", "samples"],
+)
+def test_random_models_are_refused(model: Made, method: dasp.Estimator) -> None:
+    torch.manual_seed(0)
+    with pytest.raises(dasp.InputError, match=r"the model Made is random.*training=self.training"):
+        dasp.Explainer(model, 0.0, method=method)(ROWS.repeat(4, 1), 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_rounding_is_not_taken_for_dependence(dtype: torch.dtype, offset: float) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(300, 500), nn.ReLU(), *(nn.Linear(500, 500) for _ in range(4)), nn.Linear(500, 40))
+    model = nn.Sequential(net, Added(offset)).to(dtype)
+    for x in (torch.randn(33, 300), 1e-4 * torch.randn(1, 300), 1e3 * torch.randn(7, 300)):
+        for base in (0.0, x[0].to(dtype)):
+            explainer = dasp.Explainer(
+                model, base, method=dasp.PermutationSampling(permutations=2), players=torch.arange(300) // 100
+            )
+            explainer(x.to(dtype), list(range(40)))
+
+
+class Added(nn.Module):
+    def __init__(self, offset: float) -> None:
+        super().__init__()
+        self.offset = offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.offset
+
+
+def test_an_extra_tensor_with_as_many_entries_as_rows_is_named() -> None:
+    class Projected(nn.Module):
+        def forward(self, x: Tensor, direction: Tensor) -> Tensor:
+            return (x * direction).sum(-1) if direction.ndim == 1 else (x @ direction).sum(-1)
+
+    named = r"additional_forward_args\[0\] of shape \({}\) went along with the rows.*rows \({}\).*a buffer of a module"
+    explainer = dasp.Explainer(Projected(), 0.0, method=dasp.Exact())
+    weights = torch.arange(1.0, 5.0)
+    assert torch.allclose(explainer(ROWS, additional_forward_args=weights).per_player[:, 0], ROWS * weights)
+    with pytest.raises(dasp.InputError, match="fails on .*" + named.format("4,", 4)):
+        explainer(ROWS[:4], additional_forward_args=weights)
+    # Two rows pass as they are, and go wrong in other company only.
+    matrix = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    with pytest.raises(dasp.InputError, match="depend on each other.*" + named.format("2, 2", 2)):
+        explainer(ROWS[:2, :2], additional_forward_args=matrix)
+
+
+@pytest.mark.parametrize("layout", [None, dasp.players.grid(1, 2), dasp.players.tokens(), dasp.players.pixels()])
+def test_the_default_device_does_not_matter(layout: dasp.players.Layout | None) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    x = ROWS.reshape(5, 2, 2)
+    for method in ESTIMATORS[:2]:
+        explainer = dasp.Explainer(model, 0.0, method=method, players=layout)
+        plain = explainer(x, [0, 1])
+        with torch.device("meta"):
+            found = explainer(x, [0, 1])
+            audited = found.audit(200)
+            assert found.player_names == plain.player_names
+        assert found.per_player.device == torch.device("cpu")
+        assert torch.equal(found.per_player, plain.per_player)
+        assert torch.equal(audited.high, plain.audit(200).high)

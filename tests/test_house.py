@@ -33,6 +33,7 @@ ORDER = (
     "attribution",
     "estimators",
     "audit",
+    "checks",
     "explainer",
     "plots",
     "cli",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import io
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
@@ -15,7 +16,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 import dasp
-from dasp.errors import InputError, MissingExtraError
+from dasp.errors import InputError, InputTypeError, MissingExtraError
 
 mpl.use("Agg")
 
@@ -153,6 +154,49 @@ def test_wrong_calls_are_refused() -> None:
         dasp.plots.image(result, input_index=1)
     with pytest.raises(InputError, match="limit 0"):
         dasp.plots.image(result, limit=0)
+
+
+@pytest.mark.parametrize(
+    "plot", [dasp.plots.bar, dasp.plots.beeswarm, dasp.plots.image, dasp.plots.waterfall]
+)
+def test_wrong_types_are_refused(plot: Callable[..., Axes]) -> None:
+    with pytest.raises(InputTypeError, match="a plot draws an Attribution, .* got str"):
+        plot("x")
+    with pytest.raises(InputTypeError, match="target_index: expected an int, got str"):
+        plot(image_result(torch.ones(1, 2, 2), torch.ones(1, 1, 2, 2)), target_index="0")
+
+
+def test_a_row_is_named_by_a_whole_number() -> None:
+    for plot in (dasp.plots.bar, dasp.plots.image, dasp.plots.waterfall):
+        with pytest.raises(InputTypeError, match="index: expected an int, got float"):
+            plot(rows_result(), 0.0)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("plot", [dasp.plots.bar, dasp.plots.beeswarm, dasp.plots.waterfall])
+def test_dollars_in_names_are_text(plot: Callable[..., Axes]) -> None:
+    names = ("price $", "from $5 to $x^2", r"a\$b$c", "height")
+    result = dasp.Explainer(Linear(WEIGHTS), 0.0, method=dasp.Exact(), feature_names=names)(ROWS)
+    file = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none"}):
+        plot(result).figure.savefig(file, format="svg")
+    for name in names:
+        assert f">{name}" in file.getvalue()
+
+
+@pytest.mark.parametrize("plot", [dasp.plots.bar, dasp.plots.waterfall])
+@pytest.mark.parametrize("scale", [0.0, 1e-6, 1.0, 1e6])
+def test_numbers_stand_beside_their_bars(plot: Callable[..., Axes], scale: float) -> None:
+    class Scaled(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x * WEIGHTS * scale).sum(1)
+
+    ax = plot(dasp.Explainer(Scaled(), 0.0, method=dasp.Exact())(ROWS), 0)
+    renderer = ax.figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    ax.figure.draw(renderer)
+    for patch, text in zip(ax.patches, ax.texts, strict=True):
+        shape, words = patch.get_window_extent(renderer), text.get_window_extent(renderer)
+        assert min(abs(words.x0 - shape.x1), abs(shape.x0 - words.x1)) < 10  # pixels
+        assert shape.y0 < (words.y0 + words.y1) / 2 < shape.y1
 
 
 @pytest.mark.parametrize("plot", [dasp.plots.bar, dasp.plots.beeswarm, dasp.plots.waterfall])

@@ -205,7 +205,7 @@ def test_settings_record_every_choice(cnn: dasp.Model) -> None:
     [
         {"nodes": 0}, {"nodes": 1, "rule": "lobatto"}, {"nodes": 2.5}, {"nodes": "4"}, {"nodes": True}, {"nodes": 10**6},
         {"rule": "gauss"}, {"rule": 3}, {"rank": -1}, {"rank": "half"}, {"rank": 2.0}, {"rank": True}, {"mixture": -1},
-        {"mixture": 1.5}, {"mixture": None}, {"condition": "yes"}, {"condition": True, "rank": 3}, {"seed": -1},
+        {"mixture": 1.5}, {"mixture": "all"}, {"condition": "yes"}, {"condition": True, "rank": 3}, {"seed": -1},
         {"seed": "a"}, {"seed": 2**80},
     ],
     ids=str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from dasp.jets import (
     mish_jet,
     sigmoid_jet,
     silu_jet,
+    softplus_ends,
     softplus_jet,
     tanh_jet,
 )
@@ -159,6 +161,21 @@ def test_expect_does_not_depend_on_how_elements_are_grouped() -> None:
     (alone,) = expect(tanh_jet, (((1.0, (2,)),),), m[2, 1050:1060], v[2, 1050:1060], torch.zeros(10, dtype=DOUBLE))
     assert whole.shape == m.shape
     assert torch.allclose(whole[2, 1050:1060], alone, rtol=1e-13)
+
+
+@pytest.mark.parametrize("beta", [0.5, -2.0])
+def test_expect_of_a_cube_by_the_asymptotes(beta: float) -> None:
+    """Powers of `g - centre` that no moment rule needs, and a softplus that rises to the left."""
+    m, s, centre = torch.tensor([-20.0, 3.0, 25.0], dtype=DOUBLE), 20.0, torch.full((3,), 1.5, dtype=DOUBLE)
+    jet = partial(softplus_jet, beta=beta)
+    cube, mixed = expect(
+        jet, (((1.0, (3,)), (0.5, (1, 1))), ((2.0, (1, 0, 1)),)), m, torch.full_like(m, s * s), centre, softplus_ends(beta)
+    )
+    z = torch.linspace(-10, 10, 200_001, dtype=DOUBLE)
+    w = phi(z) / phi(z).sum()
+    g = jet(m[:, None] + s * z, 2)
+    assert torch.allclose(cube, ((g[0] - 1.5) ** 3 + 0.5 * (g[0] - 1.5) * g[1]) @ w, rtol=1e-8)
+    assert torch.allclose(mixed, (2 * (g[0] - 1.5) * g[2]) @ w, rtol=1e-8)
 
 
 def _pairs(count: int = 8) -> tuple[torch.Tensor, torch.Tensor]:

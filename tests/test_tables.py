@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from dasp.errors import DataFileError, InputError, MissingExtraError, OutputFileError
-from dasp.tables import TableWriter, read_baseline, read_rows, unique_names
+from dasp.tables import TableWriter, read_baseline, read_rows, tensor_of, unique_names
 
 CSV = "age,dose,weight\n30,0.5,70\n41, 1.5 ,82.25\n"
 
@@ -114,6 +115,59 @@ def test_bad_npy_files(tmp_path: Path) -> None:
         read_rows(path, columns=["a"])
 
 
+def test_a_single_number_is_not_called_empty(tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", np.float64(3))
+    with pytest.raises(DataFileError, match="holds a single number"):
+        read_rows(tmp_path / "rows.npy")
+
+
+@pytest.mark.parametrize("text", ["größe,b\n1,2\n", "a,b\n1,ä\n"])
+def test_text_in_another_encoding_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataFileError, match="UTF-?8"):
+        read_rows(path)
+
+
+def test_the_other_byte_order_is_read(tmp_path: Path) -> None:
+    values = np.array([[1.5, -2.0], [3.0, 1e-3]])
+    np.save(tmp_path / "rows.npy", values.astype(">f8"))
+    rows = read_rows(tmp_path / "rows.npy")
+    part = rows.chunk(0, 2)
+    assert part.dtype.isnative
+    np.testing.assert_array_equal(part, values)
+    np.testing.assert_array_equal(rows.mean(), values.mean(0))
+    np.save(tmp_path / "base.npy", values[1].astype(">f8"))
+    base = read_baseline(str(tmp_path / "base.npy"), rows)
+    assert isinstance(base, np.ndarray)
+    assert base.dtype.isnative
+    np.testing.assert_array_equal(base, values[1])
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "message"),
+    [
+        (1e39, torch.float32, r"\(0, 1\) is 1e\+39, too large for float32"),
+        (-7e4, torch.float16, r"\(0, 1\) is -70000, too large for float16"),
+        (2.0**63, torch.int64, "9.22337e\\+18, not among the whole numbers"),
+        (-129, torch.int8, r"-129, not among the whole numbers that the model takes \(int8, -128 to 127\)"),
+        (0.5, torch.int64, "0.5, not among the whole numbers"),
+        (2, torch.bool, "2, not among the whole numbers"),
+    ],
+)
+def test_numbers_a_dtype_does_not_hold(value: float, dtype: torch.dtype, message: str) -> None:
+    with pytest.raises(DataFileError, match=message):
+        tensor_of(np.array([[1.0, value], [value, 0.0]]), dtype, str)
+
+
+def test_numbers_at_the_edge_of_a_dtype() -> None:
+    edge = np.array([[-(2.0**63), 2.0**62]])
+    assert tensor_of(edge, torch.int64, str).tolist() == [[-(2**63), 2**62]]
+    assert tensor_of(np.array([-128, 127]), torch.int8, str).tolist() == [-128, 127]
+    largest = torch.finfo(torch.float32).max
+    assert tensor_of(np.array([largest]), torch.float32, str).tolist() == [largest]
+
+
 def test_unknown_names_and_missing_files(tmp_path: Path) -> None:
     with pytest.raises(DataFileError, match="no such file"):
         read_rows(tmp_path / "rows.csv")
@@ -184,6 +238,17 @@ def test_an_unwritable_output_is_refused_at_once(tmp_path: Path) -> None:
         TableWriter(tmp_path / "file" / "out.parquet")
     with pytest.raises(OutputFileError, match="cannot be written there"):
         TableWriter(tmp_path / ("long" * 70 + ".parquet"))
+
+
+def test_files_that_are_read_are_never_replaced(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.parquet", "rows")
+    os.link(path, tmp_path / "hard.parquet")
+    for out in (path, tmp_path / "hard.parquet"):
+        with pytest.raises(OutputFileError, match="would be lost"):
+            TableWriter(out, spare=["zeros", None, path])
+    assert sorted(os.listdir(tmp_path)) == ["hard.parquet", "rows.parquet"]
+    with pytest.raises(OutputFileError, match=r"ends in \.parquet"):
+        TableWriter(tmp_path / "out.csv")
 
 
 def test_names_that_would_clash_are_refused() -> None:

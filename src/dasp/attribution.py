@@ -228,7 +228,7 @@ class Attribution:
             if about["format"] != FORMAT:
                 raise DataFileError(f"{path} has format {about['format']}; this version of dasp reads format {FORMAT}.")
             return cls._of(about, tensors)
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
             if isinstance(error, DataFileError):
                 raise
             reason = f"{type(error).__name__}: {error}"
@@ -239,7 +239,7 @@ class Attribution:
 
     @classmethod
     def _of(cls, about: dict[str, Any], tensors: dict[str, Tensor]) -> Attribution:
-        """From what a file holds; KeyError, IndexError, TypeError or ValueError where that is no attribution."""
+        """From what a file holds; a built-in error where that is no attribution."""
 
         def group(name: str) -> tuple[Tensor, ...]:
             return tuple(tensors[f"{name}.{i}"] for i in range(sum(key.startswith(f"{name}.") for key in tensors)))

@@ -6,11 +6,13 @@ phi_hat, with D_a = phi_hat - Y_a,
     E D_a . D_b = ||phi_hat - phi||^2  for a != b,
 
 so the mean of the off-diagonal entries of the Gram matrix of D is an unbiased estimate of the squared error (a
-U-statistic, Hoeffding 1948), and that of Y one of ||phi||^2. Their ratio is the squared relative error.
+U-statistic, Hoeffding 1948), and that of Y one of ||phi||^2. Their ratio is the squared relative error. Only the row
+means of these matrices are needed, so that they are never built.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -23,6 +25,7 @@ from .estimators.sampling import check_seed, pair_estimates, stream, walk_cost
 from .game import Game
 
 FEWEST_PAIRS = 4
+SUMMED_FREEDOM = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +34,10 @@ class Audit:
 
     Attributes:
         relative_error: ||phi_hat - phi|| / ||phi||, from the unbiased squares below; 0 where the estimate of the
-            squared error is not positive.
-        low: lower end of the interval for the relative error, never below 0.
-        high: upper end; infinite where the budget does not tell the values from 0.
+            squared error is not positive. Where the budget does not tell phi from 0 (the squared norm is not positive)
+            it is 0 if the squared error is 0 too, as for a row at its baseline, and infinite otherwise. Never NaN.
+        low: lower end of the interval for the relative error, never below 0; 0 where phi is not told from 0.
+        high: upper end; infinite where the relative error is.
         squared_error: unbiased estimate of ||phi_hat - phi||^2; may be negative when the error is small.
         squared_norm: unbiased estimate of ||phi||^2.
         evaluations: evaluations spent per row.
@@ -50,12 +54,15 @@ class Audit:
 
     def __str__(self) -> str:
         count = self.relative_error.numel()
-        mean = "" if count == 1 else f"mean of {count}: "
-        error, low, high = (f"{100 * float(x.mean()):.2g} %" for x in (self.relative_error, self.low, self.high))
-        return (
-            f"{mean}relative error {error} ({100 * self.confidence:g} % interval {low} to {high}), "
-            f"{self.evaluations:,} evaluations a row"
-        )
+        known = torch.isfinite(self.relative_error)
+        told = int(known.sum())
+        cost = f"{self.evaluations:,} evaluations a row"
+        if not told:
+            return f"relative error unknown (the values are not told from 0), {cost}"
+        mean = "" if count == 1 else f"mean of {told}: "
+        error, low, high = (f"{100 * float(x[known].mean()):.2g} %" for x in (self.relative_error, self.low, self.high))
+        rest = "" if told == count else f"; {count - told} more unknown (values not told from 0)"
+        return f"{mean}relative error {error} ({100 * self.confidence:g} % interval {low} to {high}){rest}, {cost}"
 
     __repr__ = __str__
 
@@ -77,7 +84,8 @@ def audit(
 
     Raises:
         CostError: `evaluations` (per row) allow fewer than 4 antithetic pairs.
-        InputError: a confidence outside (0, 1), a bad seed, or values of the wrong shape.
+        InputError: a confidence outside (0, 1), a bad seed, values of the wrong shape, or a model or inputs that were
+            changed since the values were computed.
     """
     if isinstance(evaluations, bool) or not isinstance(evaluations, int):
         raise InputTypeError(f"audit: evaluations must be an int, got {type(evaluations).__name__}.")
@@ -93,66 +101,90 @@ def audit(
             f"audit: {evaluations:,} evaluations a row are too few for an interval with {n:,} players; "
             f"give evaluations={least} or more, or group elements into players."
         )
+    game.check_unchanged()
     # One player needs no walk: its value is known from the ends.
     pairs = (evaluations - 2) // walk_cost(n) if n > 1 else FEWEST_PAIRS
-    guess = values.detach().double()
-    error = torch.empty(game.batch, targets, pairs, pairs, dtype=torch.float64, device=game.device)
-    norm = torch.empty_like(error)
     rows = torch.arange(game.batch, device=game.device)
+    parts: list[tuple[Tensor, ...]] = []
     with tqdm(total=game.batch * pairs * walk_cost(n), disable=not progress, unit="evaluation") as bar:
-        # A block's estimates are all kept, in float64, for their Gram matrix.
-        for block in torch.split(rows, max(1, game.memory // (3 * 8 * pairs * targets * n))):
-            found = []
+        # A block's estimates are all kept, in float64; a quarter of the bound leaves room for what is made of them.
+        for block in torch.split(rows, max(1, game.memory // (4 * 8 * pairs * targets * n))):
+            sampled = torch.empty(len(block), targets, pairs, n, dtype=torch.float64, device=game.device)
+            done = 0
             for estimates in pair_estimates(game, block, pairs, stream(seed, audit=True)):
-                found.append(estimates)
+                sampled[:, :, done : done + len(estimates)] = estimates.permute(1, 2, 0, 3)
+                done += len(estimates)
                 bar.update(len(estimates) * len(block) * walk_cost(n))
-            sampled = torch.cat(found).permute(1, 2, 0, 3)  # (R, T, m, n)
-            norm[block] = sampled @ sampled.mT
-            sampled = guess[block].unsqueeze(2) - sampled
-            error[block] = sampled @ sampled.mT
-    return _judge(error, norm, 2 + pairs * walk_cost(n), confidence)
+            norm = row_means(sampled)
+            error = row_means(sampled.sub_(values[block].detach().double().unsqueeze(2)))
+            parts.append(_judge(error, norm, confidence))
+    relative, low, high, squared_error, squared_norm = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Audit(relative, low, high, squared_error, squared_norm, 2 + pairs * walk_cost(n), confidence)
 
 
-def _judge(error: Tensor, norm: Tensor, evaluations: int, confidence: float) -> Audit:
-    squared_error, squared_norm = _off_diagonal_mean(error), _off_diagonal_mean(norm)
+def row_means(vectors: Tensor) -> Tensor:
+    """Of (..., m, n): for each of the m vectors, its mean product with the m - 1 others, (..., m).
+
+    The row means of the Gram matrix without its diagonal, D_a . (sum of D) - |D_a|^2 over m - 1, at a cost of m n.
+    """
+    with_all = (vectors @ vectors.sum(-2).unsqueeze(-1)).squeeze(-1)
+    return (with_all - vectors.square().sum(-1)) / (vectors.shape[-2] - 1)
+
+
+def _judge(error: Tensor, norm: Tensor, confidence: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """From row means (R, T, m): relative error, its interval, the squared error and the squared norm, (R, T) each."""
+    squared_error, squared_norm = error.mean(-1), norm.mean(-1)
     known = squared_norm > 0
     safe = torch.where(known, squared_norm, 1.0)
     ratio = squared_error / safe
     # Delta method: the error of a ratio A / B is that of A - (A / B) B, over B.
-    spread = u_variance(error - ratio[..., None, None] * norm).sqrt() / safe
-    z = _student(0.5 + confidence / 2, error.shape[-1] - 1)
+    spread = u_variance(error - ratio.unsqueeze(-1) * norm).sqrt() / safe
+    t = student(confidence, error.shape[-1] - 1)
     # Without a positive norm the ratio is unknown, unless everything is 0: then so is the error.
     unknown = torch.where(squared_error == 0, 0.0, torch.inf)
     relative, low, high = (
-        torch.where(known, r.clamp(min=0).sqrt(), unknown) for r in (ratio, ratio - z * spread, ratio + z * spread)
+        torch.where(known, r.clamp(min=0).sqrt(), unknown) for r in (ratio, ratio - t * spread, ratio + t * spread)
     )
-    low = torch.where(known, low, 0.0)
-    return Audit(relative, low, high, squared_error, squared_norm, evaluations, confidence)
+    return relative, torch.where(known, low, 0.0), high, squared_error, squared_norm
 
 
-def _off_diagonal_mean(gram: Tensor) -> Tensor:
-    m = gram.shape[-1]
-    return (gram.sum((-1, -2)) - gram.diagonal(dim1=-2, dim2=-1).sum(-1)) / (m * (m - 1))
+def u_variance(rows: Tensor) -> Tensor:
+    """Variance of the mean of the off-diagonal entries of a symmetric m x m matrix of kernel values, from its row means.
 
-
-def u_variance(kernel: Tensor) -> Tensor:
-    """Variance of the mean of the off-diagonal entries h_ab of a symmetric (..., m, m) matrix of kernel values.
-
-    With d_a the mean of row a and h the mean of all: the jackknife for U-statistics (Arvesen 1969),
-    4 (m - 1) / (m (m - 2)^2) * sum_a (d_a - h)^2. It is never negative and errs on the large side.
+    With d_a the mean of row a (..., m), diagonal left out, and h the mean of all: the jackknife for U-statistics
+    (Arvesen 1969), 4 (m - 1) / (m (m - 2)^2) * sum_a (d_a - h)^2. It is never negative and errs on the large side.
     """
-    m = kernel.shape[-1]
-    rows = (kernel.sum(-1) - kernel.diagonal(dim1=-2, dim2=-1)) / (m - 1)
+    m = rows.shape[-1]
     centred = rows - rows.mean(-1, keepdim=True)
     return 4 * (m - 1) / (m * (m - 2) ** 2) * centred.square().sum(-1)
 
 
-def _student(probability: float, freedom: int) -> float:
-    """Quantile of Student's distribution by its Cornish-Fisher expansion (Hill 1970); within 1 % from 3 degrees on."""
-    z, d = NormalDist().inv_cdf(probability), freedom
-    return (
-        z
-        + (z**3 + z) / (4 * d)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * d**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * d**3)
-    )
+def student(confidence: float, freedom: int) -> float:
+    """The t that a variable of Student's distribution stays within, on both sides, with this confidence.
+
+    Up to 200 degrees of freedom the finite sums for the distribution (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4) are
+    solved by bisection; beyond, the expansion in 1 / freedom (26.7.5) is off by less than 1e-6.
+    """
+    if freedom > SUMMED_FREEDOM:
+        z, d = -NormalDist().inv_cdf((1 - confidence) / 2), freedom
+        return (
+            z
+            + (z**3 + z) / (4 * d)
+            + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * d**2)
+            + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * d**3)
+        )
+    low, high = 0.0, math.pi / 2  # of the angle: t = sqrt(freedom) tan(angle)
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (middle, high) if _within(middle, freedom) < confidence else (low, middle)
+    return math.sqrt(freedom) * math.tan(low)
+
+
+def _within(angle: float, freedom: int) -> float:
+    """Probability that |t| <= sqrt(freedom) tan(angle)."""
+    odd = freedom % 2
+    term = math.cos(angle) if odd else 1.0
+    total = 0.0
+    for k in range(1, freedom // 2 + 1):
+        total += term
+        term *= math.cos(angle) ** 2 * (2 * k / (2 * k + 1) if odd else (2 * k - 1) / (2 * k))
+    return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -19,15 +24,23 @@ from tqdm.auto import tqdm
 
 from . import players as layouts
 from .attribution import RESERVED, Attribution
-from .errors import DaspError, DataFileError, InputError
+from .errors import DaspError, DataFileError, InputError, MissingRuleError
 from .estimators import Estimator, Exact, PermutationSampling, Propagation
 from .explainer import Explainer
 from .model import Model, load_program
 from .propagate import Support
-from .tables import Array, Rows, TableWriter, read_baseline, read_rows, unique_names
+from .tables import Array, Rows, TableWriter, native, read_baseline, read_rows, tensor_of, unique_names
 
 AUDIT_COLUMNS = ("audit_error", "audit_low", "audit_high", "audit_evaluations")
 _CHECK_ROWS = 2  # of the zeros that stand in for inputs; the values do not matter
+_LISTED = 30  # column names in a message
+_READ = 4096  # rows checked at a time
+_READ_FROM = ("model", "rows", "baseline", "players")  # options that may name files
+_WITHOUT_RULES = "on the command line: --method permutation or --method exact"
+_LEGEND = (
+    "exact: mean and variance are exact for a Gaussian argument. The values are still approximate; "
+    "`dasp explain --audit N` measures them."
+)
 _OPTIONS_OF = {
     "propagation": ("nodes", "rule", "rank", "mixture", "seed"),
     "exact": ("force",),
@@ -84,7 +97,7 @@ def explain(**options: Any) -> None:
     """
     started = time.perf_counter()
     method = _method(options)
-    with TableWriter(options["out"]) as writer:
+    with TableWriter(options["out"], spare=[options[name] for name in _READ_FROM]) as writer:
         job = _Job.prepare(options, method)
         summary = job.run(writer)
     click.echo(f"{summary}, {time.perf_counter() - started:.1f} s, written to {options['out']}", err=True)
@@ -107,6 +120,7 @@ def check(model: str, players: str | None, as_json: bool) -> None:
         for one in found:
             click.echo(f"{one.support.value:<12} {one.op:<{width}}  {one.layer}")
         click.echo(f"{len(found)} operations: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
+        click.echo(_LEGEND + ("" if not counts["missing"] else f"\nmissing: no rule; {_WITHOUT_RULES}"))
     if counts[Support.MISSING.value]:
         raise click.exceptions.Exit(1)
 
@@ -126,9 +140,12 @@ class _Job:
     def prepare(cls, options: dict[str, Any], method: Estimator) -> _Job:
         columns = options["columns"]
         rows = read_rows(options["rows"], columns=columns.split(",") if columns else None)
-        baseline = read_baseline(options["baseline"], rows)
         model = Model(options["model"])
-        dtype = _expected_inputs(model)[0].dtype
+        dtype = _expected_dtype(rows, model, options)
+        baseline: Any = read_baseline(options["baseline"], rows)
+        if not isinstance(baseline, float):
+            named = f"--baseline {options['baseline']}: "
+            baseline = tensor_of(baseline, dtype, lambda where: named + rows.element(where)).to(model.device or "cpu")
         if options["dtype"] and getattr(torch, options["dtype"]) != dtype:
             asked: torch.dtype = getattr(torch, options["dtype"])
             model = Model(load_program(options["model"]).module().to(asked))
@@ -138,13 +155,22 @@ class _Job:
             names = unique_names(rows.names, RESERVED + AUDIT_COLUMNS, str(rows.path))
         explainer = Explainer(
             model,
-            baseline if isinstance(baseline, float) else _tensor(baseline, dtype, model.device, options["baseline"]),
+            baseline,
             method=method,
             players=_players(options["players"]),
             memory=options["memory"] * 2**20,
             feature_names=names,
         )
-        return cls(rows, model, explainer, dtype, names, options)
+        job = cls(rows, model, explainer, dtype, names, options)
+        for start in range(0, len(rows), _READ):  # a number the model cannot take is better found now than hours later
+            job.part(start, start + _READ)
+        return job
+
+    def part(self, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop - 1` as the model takes them, (rows, *shape)."""
+        rows = self.rows
+        place = partial(rows.place, start)
+        return tensor_of(rows.chunk(start, stop), self.dtype, place).to(self.model.device or "cpu")
 
     def run(self, writer: TableWriter) -> str:
         """Explain and write chunk after chunk; one line that sums up."""
@@ -152,9 +178,7 @@ class _Job:
         show = self.options["progress"]
         with tqdm(total=len(self.rows), unit="row", disable=None if show is None else not show) as bar:
             for start in range(0, len(self.rows), chunk):
-                part = _tensor(
-                    self.rows.chunk(start, start + chunk), self.dtype, self.model.device, str(self.rows.path)
-                )
+                part = self.part(start, start + chunk)
                 result = self.explainer(part, _targets(self.options["targets"], self.model, part))
                 columns = _columns(result, start, self.names)
                 if self.options["audit"] is not None:
@@ -197,14 +221,33 @@ def _method(options: dict[str, Any]) -> Estimator:
 def _expected_inputs(model: Model) -> list[Tensor]:
     """Empty stand-ins of the shapes and dtypes that an exported program takes, for a batch of two."""
     graph = model.capture((), ())
-    return [graph.stand_in(node, _CHECK_ROWS) for node in graph.inputs]
+    expected = [graph.stand_in(node, _CHECK_ROWS) for node in graph.inputs]
+    for node, one in zip(graph.inputs, expected, strict=True):
+        if not isinstance(one, Tensor):
+            raise InputError(
+                f"the program takes {node.name}, which is no tensor; the command line gives tensors only. Wrap the model "
+                "in a module that holds it, and export that, or use dasp.Explainer in Python."
+            )
+    return expected
 
 
-def _tensor(values: Array, dtype: torch.dtype, device: torch.device | None, source: str) -> Tensor:
-    """Numbers of a file as the model takes them; a model of whole numbers refuses others instead of rounding them."""
-    if not dtype.is_floating_point and (values != np.floor(values)).any():
-        raise InputError(f"{source}: the model takes whole numbers ({dtype}), and some of these are not.")
-    return torch.as_tensor(values, dtype=dtype, device=device)
+def _expected_dtype(rows: Rows, model: Model, options: dict[str, Any]) -> torch.dtype:
+    """The dtype of the program's one input, after comparing a row of the file with what the program takes."""
+    expected, name = _expected_inputs(model), options["model"]
+    if len(expected) != 1:
+        raise InputError(
+            f"{name}: takes {len(expected)} inputs; the command line explains models of one. Use dasp.Explainer in Python."
+        )
+    shape = tuple(expected[0].shape[1:])
+    if rows.shape == shape:
+        return expected[0].dtype
+    if rows.names is None:
+        raise InputError(f"{rows.path}: a row has shape {rows.shape}, but {name} takes rows of shape {shape}.")
+    listed = ", ".join(rows.names[:_LISTED]) + (", ..." if len(rows.names) > _LISTED else "")
+    taken = f"takes rows of shape {shape}. Save such rows as .npy."
+    if len(shape) == 1:
+        taken = f"takes {shape[0]} numbers a row. Name its columns, in the order it takes them, with --columns A,B,..."
+    raise InputError(f"{rows.path}: {len(rows.names)} columns ({listed}), but {name} {taken}")
 
 
 def _players(spec: str | None) -> Any:
@@ -212,9 +255,15 @@ def _players(spec: str | None) -> Any:
         return None
     if spec.endswith(".npy"):
         try:
-            return np.asarray(np.load(spec, allow_pickle=False))
+            mask = np.asarray(np.load(spec, allow_pickle=False))
         except (OSError, ValueError, EOFError, TypeError) as error:
             raise DataFileError(f"--players {spec}: not a .npy array of integers ({error}).") from error
+        if mask.dtype.kind not in "iu":
+            raise DataFileError(
+                f"--players {spec}: holds {mask.dtype}; a mask holds whole numbers, one per player. "
+                f'Save it as such: numpy.save("{Path(spec).name}", mask.astype("int64")).'
+            )
+        return native(mask)
     if spec in ("pixels", "channels", "tokens"):
         return getattr(layouts, spec)()
     kind, _, size = spec.partition(":")
@@ -297,10 +346,36 @@ def _numpy(values: Tensor) -> Array:
     return array
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry of the `dasp` command: errors of ours are one line and exit code 2, an interrupt is exit code 130."""
+class _Ended(BaseException):
+    """A signal asked the process to end; its argument is the signal's number."""
+
+
+@contextmanager
+def _ending() -> Iterator[None]:
+    """While the block runs, signals that end the process raise, so that half files are removed on the way out."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise _Ended(number)
+
+    # Not every system has both; what is ignored (nohup) or handled already stays so.
+    kinds = (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP"))
+    taken = [kind for kind in kinds if kind and signal.getsignal(kind) is signal.SIG_DFL]
+    for kind in taken:
+        signal.signal(kind, end)
     try:
-        sys.exit(cli.main(arguments, prog_name="dasp", standalone_mode=False))
+        yield
+    finally:
+        for kind in taken:
+            signal.signal(kind, signal.SIG_DFL)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry of the `dasp` command: errors of ours are printed and exit code 2, an interrupt is exit code 130, another
+    signal to end is 128 and its number, as 143 for SIGTERM.
+    """
+    try:
+        with _ending():
+            sys.exit(cli.main(arguments, prog_name="dasp", standalone_mode=False))
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
@@ -309,6 +384,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted: nothing was written", err=True)
         sys.exit(130)
+    except _Ended as signalled:
+        click.echo(f"{signal.Signals(signalled.args[0]).name}: nothing was written", err=True)
+        sys.exit(128 + signalled.args[0])
+    except MissingRuleError as error:
+        click.echo(f"error: {error}\n  {_WITHOUT_RULES}", err=True)
+        sys.exit(2)
     except DaspError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .attribution import RESERVED, Attribution
+from .attribution import Attribution
 from .audit import audit
+from .checks import as_json, check_finite, checked_names, further, mask_of, plain
 from .errors import InputError, InputTypeError
 from .estimators import Estimate, Estimator, Propagation
-from .game import Game, Players, take_rows
+from .game import Game, Players, evaluate_rows
 from .model import Model
 from .players import Layout
 from .propagate import OpSupport, make_plan
@@ -48,6 +49,13 @@ class Explainer:
 
     numpy arrays are taken wherever tensors are: floating ones are converted to the model's dtype, all are moved to its
     device. Tensors are never converted.
+
+    Further arguments of the model (`additional_forward_args`) are not explained. A tensor among them whose first axis is
+    as long as the batch goes along with its row: row i gets entry i. Anything else is passed as it is with every
+    evaluation. A tensor that is the same for every row must therefore not have as many entries as there are rows: keep it
+    in a module that wraps the model (`register_buffer`).
+
+    A model's rows must not depend on each other, and it must give the same output twice: both are checked, on two rows.
 
     Raises:
         InputTypeError, InputError: an argument has the wrong type or value.
@@ -82,7 +90,7 @@ class Explainer:
         self.method = Propagation() if method is None else method
         self.players = players
         self.memory = memory
-        self.feature_names = None if feature_names is None else _checked_names(feature_names)
+        self.feature_names = None if feature_names is None else checked_names(feature_names)
 
     def __call__(
         self,
@@ -99,7 +107,7 @@ class Explainer:
             target: the output to explain: None for a single output, an int, a tuple for several output axes, a tensor
                 (B,) or (B, k) with one target per row, or a list of ints or tuples for several targets at once.
             additional_forward_args: further arguments of the model, not explained: one, or a tuple. A tensor whose
-                first axis has length B goes along with its row.
+                first axis has length B goes along with its row; anything else is the same for every row.
             progress: show a progress bar.
 
         Returns:
@@ -107,7 +115,8 @@ class Explainer:
 
         Raises:
             InputTypeError, InputError: an argument has the wrong type, shape, dtype or device, or holds NaN or
-                infinity; the message says which and what to do.
+                infinity; or the model's rows depend on each other, or it is random. The message says which and what to
+                do.
         """
         # Inference tensors cannot take part in autograd: leave the mode, and clone what was made in it.
         with torch.inference_mode(False):
@@ -129,7 +138,7 @@ class Explainer:
             CaptureError: the model cannot be captured as one graph.
         """
         with torch.inference_mode(False):
-            checked, extra = self._inputs(inputs), _extra(additional_forward_args)
+            checked, extra = self._inputs(inputs), further(additional_forward_args)
             players = self._players(checked, [tuple(x.shape[1:]) for x in checked])
             graph = self.model.capture(checked, extra)
             return make_plan(graph, [label + 1 for label in players.labels], extra, checked[0].shape[0]).support
@@ -140,7 +149,7 @@ class Explainer:
         rows, shapes = checked[0].shape[0], [tuple(x.shape[1:]) for x in checked]
         players = self._players(checked, shapes)
         baselines = self._baselines(checked)
-        extra = _extra(additional_forward_args)
+        extra = further(additional_forward_args)
         out = self._output_shape(checked, extra)
         targets = Targets.of(target, rows, out, checked[0].device)
         return Game(self.model, checked, baselines, extra, players, targets, self.memory)
@@ -165,7 +174,7 @@ class Explainer:
         for x, name in zip(tensors, names, strict=True):
             self._check_dtype_and_device(x, name)
         for x, name in zip(tensors, names, strict=True):
-            _check_finite(x, name)
+            check_finite(x, name)
             if x.numel() == 0:
                 raise InputError(f"{name}: empty, shape {tuple(x.shape)}. There is nothing to explain.")
         return tensors
@@ -182,7 +191,7 @@ class Explainer:
             raise InputTypeError(f"{name}: expected a tensor or a numpy array, got {type(part).__name__}.")
         if part.layout != torch.strided or part.is_complex() or part.is_quantized:
             raise InputTypeError(f"{name}: expected a dense real tensor, got {part.layout}, {part.dtype}.")
-        return _plain(part)
+        return plain(part)
 
     def _check_dtype_and_device(self, x: Tensor, name: str) -> None:
         dtype, device = self.model.dtype, self.model.device
@@ -217,7 +226,7 @@ class Explainer:
             players = asked.build(shapes)
         elif isinstance(asked, Tensor | np.ndarray | tuple):
             parts = asked if isinstance(asked, tuple) else (asked,)
-            masks = tuple(_mask(part) for part in parts)
+            masks = tuple(mask_of(part) for part in parts)
             for i, (mask, x) in enumerate(zip(masks, inputs, strict=False)):
                 if isinstance(mask, Tensor) and isinstance(parts[i], Tensor) and mask.device != x.device:
                     raise InputError(
@@ -272,14 +281,14 @@ class Explainer:
                 f"{name}: shape {tuple(part.shape)} does not fit an input of shape {tuple(x.shape)}. Give "
                 f"{tuple(x.shape[1:])}, the same with a leading 1, or one baseline for each of the {x.shape[0]} rows."
             )
-        _check_finite(base, name)
+        check_finite(base, name)
         return base
 
     def _output_shape(self, inputs: tuple[Tensor, ...], extra: tuple[Any, ...]) -> tuple[int, ...]:
         # Two rows tell the shape; one row alone may be treated specially by an exported program.
         batch = inputs[0].shape[0]
         two = torch.arange(2, device=inputs[0].device) % batch
-        output = self.model.evaluate(*(x[two] for x in inputs), *take_rows(extra, two, batch))
+        output = evaluate_rows(self.model, tuple(x[two] for x in inputs), extra, two, batch)
         if output.ndim == 0 or output.shape[0] != 2:
             raise InputError(
                 f"model: 2 rows went in and an output of shape {tuple(output.shape)} came out. The first axis of the "
@@ -316,7 +325,7 @@ class Explainer:
             inputs=game.inputs,
             baselines=game.baselines,
             players=game.players,
-            target=_as_json(target),
+            target=as_json(target),
             targets=game.targets.index,
             feature_names=self.feature_names,
             method=type(self.method).__name__,
@@ -335,55 +344,3 @@ def _gap(values: Tensor, game: Game) -> Tensor:
     missing = values.sum(-1) - (game.outputs.double() - game.base_values.double())
     gap = missing / values.abs().sum(-1)
     return torch.where(missing == 0, 0.0, gap).to(game.dtype)
-
-
-def _plain(x: Tensor) -> Tensor:
-    return x.clone() if x.is_inference() else x.detach()
-
-
-def _mask(part: Any) -> Any:
-    if not isinstance(part, np.ndarray):
-        return part
-    try:
-        return torch.from_numpy(np.array(part))
-    except TypeError:
-        raise InputTypeError(f"players: expected an array of integers, got one of {part.dtype}.") from None
-
-
-def _check_finite(x: Tensor, name: str) -> None:
-    if not x.is_floating_point():
-        return
-    bad = ~torch.isfinite(x)
-    if bool(bad.any()):
-        index = tuple(bad.nonzero()[0].tolist())
-        raise InputError(
-            f"{name}: holds NaN or infinity in {int(bad.sum())} place(s), the first at {index}. "
-            "Fill or drop them first."
-        )
-
-
-def _extra(arguments: Any) -> tuple[Any, ...]:
-    if not isinstance(arguments, tuple):
-        arguments = () if arguments is None else (arguments,)
-    return tuple(_plain(e) if isinstance(e, Tensor) else e for e in arguments)
-
-
-def _checked_names(names: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise InputTypeError("feature_names: expected a sequence of strings, one per player.")
-    names = tuple(names)
-    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
-    if twice is not None:
-        raise InputError(f"feature_names: {twice!r} comes twice. Names must differ.")
-    taken = next((name for name in names if name in RESERVED), None)
-    if taken is not None:
-        raise InputError(f"feature_names: {taken!r} is a column of the result itself. Rename that feature.")
-    return names
-
-
-def _as_json(target: Any) -> Any:
-    if isinstance(target, Tensor):
-        return target.tolist()
-    if isinstance(target, list | tuple):
-        return [_as_json(t) for t in target]
-    return target if target is None else int(target)

@@ -28,6 +28,12 @@ from .targets import Targets
 CPU_BYTES = 16 * 2**20
 LARGEST_CHUNK = 65536
 
+# How far one value may differ between two forward passes: some epsilons of its size, and a part of what it tells.
+ROUNDING = 64
+LARGEST_ROUNDING = 0.1  # for half precision, where 64 epsilons are everything
+SAME = 1e-3
+SAME_ON_CUDA = 2e-2  # convolutions and products may be in TF32, and by other kernels for other numbers of rows
+
 
 @dataclass(frozen=True, eq=False)
 class Players:
@@ -51,7 +57,7 @@ class Players:
         labels, start = [], 0
         for shape in shapes:
             size = math.prod(shape)
-            labels.append(torch.arange(start, start + size).reshape(tuple(shape)))
+            labels.append(torch.arange(start, start + size, device="cpu").reshape(tuple(shape)))
             start += size
         return cls(tuple(labels), start, False, None if names is None else tuple(names))
 
@@ -129,7 +135,38 @@ def _whole_mask(mask: Tensor, shape: tuple[int, ...], where: str) -> Tensor:
 
 def take_rows(extra: tuple[Any, ...], rows: Tensor, batch: int) -> tuple[Any, ...]:
     """Further arguments for some rows of a batch: tensors whose first axis is the batch are indexed, others kept."""
-    return tuple(e[rows] if isinstance(e, Tensor) and e.ndim and e.shape[0] == batch else e for e in extra)
+    return tuple(e[rows] if _goes_along(e, batch) else e for e in extra)
+
+
+def _goes_along(extra: Any, batch: int) -> bool:
+    return isinstance(extra, Tensor) and extra.ndim > 0 and extra.shape[0] == batch
+
+
+def evaluate_rows(model: Model, inputs: tuple[Tensor, ...], extra: tuple[Any, ...], rows: Tensor, batch: int) -> Tensor:
+    """The model on inputs (M, *shape_i) that stand for `rows` (M,) of a batch, with the further arguments of these rows.
+
+    Raises:
+        InputError: the model fails; the message names the further arguments that were taken to go along with the rows.
+    """
+    try:
+        return model.evaluate(*inputs, *take_rows(extra, rows, batch))
+    except InputError as error:
+        note = _along_note(extra, batch)
+        if not note:
+            raise
+        raise InputError(f"{error}{note}") from error
+
+
+def _along_note(extra: tuple[Any, ...], batch: int) -> str:
+    along = [i for i, e in enumerate(extra) if _goes_along(e, batch)]
+    if not along:
+        return ""
+    named = " and ".join(f"additional_forward_args[{i}] of shape {tuple(extra[i].shape)}" for i in along)
+    return (
+        f" Note that {named} went along with the rows, having as many entries on the first axis as there are rows "
+        f"({batch}). A tensor that is the same for every row must be kept in the model instead (a buffer of a module that "
+        "wraps it)."
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,13 +220,64 @@ class Game:
         return self._end(True)
 
     def check_ends(self) -> None:
-        """Evaluate both ends now, so that a model that gives NaN there is named before any work.
+        """Evaluate both ends now, so that a model that cannot be explained is named before any work.
 
         Raises:
-            InputError: the model gives NaN or infinity at an input or its baseline.
+            InputError: the model gives NaN or infinity at an input or its baseline; its rows depend on each other; or it
+                is random.
         """
         for end in (self.base_values, self.outputs):
             assert end.shape == (self.batch, self.targets.count)
+        self._check_company()
+
+    def _check_company(self) -> None:
+        """Evaluate a row and its baseline in other company than before, and refuse other values."""
+        moved = torch.stack(
+            [(x != b).reshape(self.batch, -1).sum(1) for x, b in zip(self.inputs, self.baselines, strict=True)]
+        ).sum(0)
+        row = int(moved.argmax())
+        if not int(moved[row]):
+            return  # every input is its baseline: all values are 0, whatever the model
+        other = (row + 1) % self.batch
+        # Beside its baseline, the mean of the batch and all like it change; behind another row, what builds up does.
+        for rows, present in (((row, row), (True, False)), ((other, row), (True, True))):
+            index = torch.tensor(rows, device=self.device)
+            coalitions = torch.tensor(present, device=self.device).unsqueeze(1).expand(-1, self.players.count)
+            masked = self._masked(index, coalitions)
+            found = self._evaluate(masked, index)
+            expected = torch.where(coalitions[:, :1], self.outputs[index], self.base_values[index])
+            far = (found - expected).abs()
+            if not bool((far <= self.tolerance).all()):
+                again = [(self._evaluate(masked, index) - found).abs() for _ in range(8)]
+                random = any(bool((change > self.tolerance).any()) for change in again)
+                fault = _company_fault(self.model.name, float(far.max()), random)
+                raise InputError(fault + _along_note(self.extra, self.batch))
+
+    def check_unchanged(self) -> None:
+        """Evaluate both ends again, and refuse a model or inputs that were changed since they were first evaluated.
+
+        Raises:
+            InputError: the outputs at an input or its baseline are others now.
+        """
+        known, fresh = (self.base_values, self.outputs), replace(self)
+        for before, now in zip(known, (fresh.base_values, fresh.outputs), strict=True):
+            far = (now - before).abs()
+            if not bool((far <= self.tolerance).all()):
+                raise InputError(
+                    f"the model gives other outputs now than when these rows were explained (they differ by up to "
+                    f"{float(far.max()):.2g}): its weights, the inputs or the baseline were changed in place since. "
+                    "Explain again with the model as it is."
+                )
+
+    @cached_property
+    def tolerance(self) -> Tensor:
+        """How far a value at either end may differ between two passes of a model whose rows are independent, (T,)."""
+        base, output = self.base_values.abs(), self.outputs.abs()
+        span = (self.outputs - self.base_values).abs().amax(0)
+        epsilon = max(torch.finfo(dtype).eps for dtype in (self.dtype, self.outputs.dtype))
+        rounding = min(ROUNDING * epsilon, LARGEST_ROUNDING)
+        part = max(rounding, SAME_ON_CUDA if self.device.type == "cuda" else SAME)
+        return part * span + rounding * torch.maximum(base, output).amax(0)
 
     @cached_property
     def chunk(self) -> int:
@@ -200,8 +288,7 @@ class Game:
         """
         two = torch.arange(2, device=self.device) % self.batch
         inputs = tuple(x[two] for x in self.inputs)
-        extra = take_rows(self.extra, two, self.batch)
-        activations = peak_bytes(lambda: self.model.evaluate(*inputs, *extra)) / 2
+        activations = peak_bytes(lambda: evaluate_rows(self.model, inputs, self.extra, two, self.batch)) / 2
         masked = sum(x[0].numel() * (2 * x.element_size() + 1) for x in self.inputs)
         each = 1.5 * activations + masked + 8 * self.players.count + 32 * self.targets.count
         memory = min(self.memory, CPU_BYTES) if self.device.type == "cpu" else self.memory
@@ -217,11 +304,7 @@ class Game:
         for start in range(0, len(rows), self.chunk):
             row = rows[start : start + self.chunk]
             coalition = coalitions[start : start + self.chunk]
-            masked = tuple(
-                torch.where(z, x[row], b.expand_as(x)[row])
-                for z, x, b in zip(self.players.spread(coalition), self.inputs, self.baselines, strict=True)
-            )
-            values = self._evaluate(masked, row)
+            values = self._evaluate(self._masked(row, coalition), row)
             self._refuse_non_finite(values, row, coalition)
             parts.append(values)
         if not parts:
@@ -265,12 +348,19 @@ class Game:
         coalitions = torch.full((self.batch, self.players.count), present, device=self.device)
         return self.values(torch.arange(self.batch, device=self.device), coalitions)
 
+    def _masked(self, rows: Tensor, coalitions: Tensor) -> tuple[Tensor, ...]:
+        """The inputs of one coalition (M, n) for each listed row (M,): (M, *shape_i) each."""
+        return tuple(
+            torch.where(z, x[rows], b.expand_as(x)[rows])
+            for z, x, b in zip(self.players.spread(coalitions), self.inputs, self.baselines, strict=True)
+        )
+
     def _evaluate(self, masked: tuple[Tensor, ...], rows: Tensor) -> Tensor:
         count = len(rows)
         if count == 1:
             # A graph with a dynamic batch is specialised by torch.export when it has one row: two rows never are.
             masked, rows = tuple(torch.cat((x, x)) for x in masked), rows.repeat(2)
-        outputs = self.model.evaluate(*masked, *take_rows(self.extra, rows, self.batch))
+        outputs = evaluate_rows(self.model, masked, self.extra, rows, self.batch)
         return self.targets.select(outputs, rows)[:count]
 
     def _refuse_non_finite(self, values: Tensor, rows: Tensor, coalitions: Tensor) -> None:
@@ -286,3 +376,18 @@ class Game:
             f"{' (' + listed + ')' if present else ''}, the others at the baseline. "
             "Look at the row, or choose a baseline at which the model is defined."
         )
+
+
+def _company_fault(name: str, far: float, random: bool) -> str:
+    if random:
+        return (
+            f"the model {name} is random: the same rows gave other outputs when evaluated again (they differ by up to "
+            f"{far:.2g}). Switch off dropout and noise in evaluation mode, e.g. dropout(x, training=self.training); call "
+            "model.eval() before exporting a program."
+        )
+    return (
+        f"the rows of the model {name} depend on each other: a row gave another output in the company of other rows (they "
+        f"differ by up to {far:.2g}). Its values would depend on the batch it is in. Look for a mean, softmax, sum or "
+        "normalisation over the batch axis, batch statistics in evaluation mode, or a layer that takes the first axis for "
+        "another one (batch_first=False), and change that."
+    )

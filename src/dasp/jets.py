@@ -12,9 +12,27 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .special import Phi, phi
+from .special import Asymptotes, Phi, phi
 
 Series = list[Tensor]
+
+# `wide` keeps the error of the trapezoid rule below 1e-10: it falls as exp(-31 d / s) with the distance d of the poles
+# of the function from the real line (pi for the sigmoid, pi/2 for tanh), as exp(-480 / s^2) for the GELU.
+SIGMOID_ENDS = Asymptotes((0.0, 0.0), (1.0, 0.0), 28.0, 3.0)
+TANH_ENDS = Asymptotes((-1.0, 0.0), (1.0, 0.0), 14.0, 1.5)
+ERF_ENDS = Asymptotes((-1.0, 0.0), (1.0, 0.0), 5.5, 2.0)
+SILU_ENDS = Asymptotes((0.0, 0.0), (0.0, 1.0), 30.0, 3.0)
+MISH_ENDS = Asymptotes((0.0, 0.0), (0.0, 1.0), 26.0, 2.0)
+GELU_ENDS = Asymptotes((0.0, 0.0), (0.0, 1.0), 8.0, 3.0)
+GELU_TANH_ENDS = Asymptotes((0.0, 0.0), (0.0, 1.0), 7.0, 2.0)
+LOG_SIGMOID_ENDS = Asymptotes((0.0, 1.0), (0.0, 0.0), 28.0, 3.0)
+
+
+def softplus_ends(beta: float = 1.0) -> Asymptotes:
+    """Asymptotes of `log(1 + exp(beta x)) / beta`."""
+    flat, identity = (0.0, 0.0), (0.0, 1.0)
+    left, right = (flat, identity) if beta > 0 else (identity, flat)
+    return Asymptotes(left, right, 28.0 / abs(beta), 3.0 / abs(beta))
 
 
 def _product(a: Sequence[Tensor], b: Sequence[Tensor], k: int) -> Tensor:

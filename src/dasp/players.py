@@ -51,10 +51,11 @@ class _Grid(Layout):
     height: int
     width: int
     noun: str
+    plural: str
 
     def label(self, shape: Shape) -> tuple[Tensor, list[str]]:
         if len(shape) < 2:
-            raise InputError(f"players: {self.noun}s need two axes, rows and columns; the input has shape {shape}.")
+            raise InputError(f"players: {self.plural} need two axes, rows and columns; the input has shape {shape}.")
         down, across = -(-shape[-2] // self.height), -(-shape[-1] // self.width)
         rows = torch.arange(shape[-2], device="cpu") // self.height
         columns = torch.arange(shape[-1], device="cpu") // self.width
@@ -99,12 +100,12 @@ def grid(height: int, width: int) -> Layout:
             raise InputTypeError(f"players.grid: {name} must be an int, got {type(size).__name__}.")
         if size < 1:
             raise InputError(f"players.grid: {name} must be at least 1, got {size}.")
-    return _Grid(height, width, "patch")
+    return _Grid(height, width, "patch", "patches")
 
 
 def pixels() -> Layout:
     """One player per position of the last two axes, all channels together."""
-    return _Grid(1, 1, "pixel")
+    return _Grid(1, 1, "pixel", "pixels")
 
 
 def channels(axis: int = 0) -> Layout:

@@ -6,8 +6,9 @@ Notation of the package: `X ~ N(m, v)`, `s = sqrt(v)`, `phi` and `Phi` are densi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ INV_SQRT_2PI = 1.0 / math.sqrt(2.0 * math.pi)
 REACH = 6.5
 POINTS = 65
 """Trapezoid rule for a standard normal variable: equidistant points on +-REACH."""
+
+BEND_POINTS = 32
+"""Gauss-Legendre points on each side of 0, for the part of a function between its asymptotes."""
 
 Jet = Callable[[Tensor, int], Sequence[Tensor]]
 """`jet(x, order)`: a smooth pointwise function of x and its derivatives up to that order."""
@@ -72,12 +76,42 @@ def h(a: Tensor) -> Tensor:
     return torch.where(tail, phi(x) * c / (x + c), phi(near) + near * Phi(near))
 
 
-def expect(jet: Jet, integrands: Sequence[Polynomial], m: Tensor, v: Tensor, centre: Tensor) -> tuple[Tensor, ...]:
-    """`E p_j(g(X) - centre, g'(X), g''(X), ...)` for `X ~ N(m, v)` and polynomials `p_j`, by one trapezoid rule.
+@dataclass(frozen=True)
+class Asymptotes:
+    """The straight lines that a smooth `g` runs into on either side; its derivatives from the second on run into 0.
 
-    The rule is spectrally accurate: about 1e-9 while `g` is smooth on the scale of `s / 5`. Gradients follow the heat
-    equation, `d/dm E f = E f'` and `d/dv E f = 1/2 E f''`, with the same rule and derivatives of the polynomials; so
-    they exist to any order and are the exact limits at `v = 0`. They hold for smooth `g` only: no kinks.
+    Attributes:
+        left: (value at 0, slope) of the line for `x -> -inf`.
+        right: the same for `x -> inf`.
+        reach: `g` is within 1e-10 of its line where `|x| > reach`.
+        wide: standard deviation of X from which the lines are split off. Below it the trapezoid rule sees all of `g`.
+    """
+
+    left: tuple[float, float]
+    right: tuple[float, float]
+    reach: float
+    wide: float
+
+
+def expect(
+    jet: Jet,
+    integrands: Sequence[Polynomial],
+    m: Tensor,
+    v: Tensor,
+    centre: Tensor,
+    asymptotes: Asymptotes | None = None,
+) -> tuple[Tensor, ...]:
+    """`E p_j(g(X) - centre, g'(X), g''(X), ...)` for `X ~ N(m, v)` and polynomials `p_j`.
+
+    Up to `s = asymptotes.wide` by the trapezoid rule, spectrally accurate: about 1e-9 while `g` is smooth on the scale
+    of `s / 5`, up to the 1e-10 of X beyond 6.5 deviations. A wider X would step over the bend of `g`. There `p = q + (p - q)` with the same polynomial q of the
+    asymptotes: the truncated moments of X give `E q` exactly, and `p - q`, which vanishes beyond `reach`, is integrated
+    against the density of X by a Gauss-Legendre rule on each side of 0: about 1e-9 for every s, 1e-7 for derivatives. In
+    float32 the sums of g'' and higher cancel, to s times its precision.
+
+    Gradients follow the heat equation, `d/dm E f = E f'` and `d/dv E f = 1/2 E f''`, with the same rules and derivatives
+    of the polynomials; so they exist to any order and are the exact limits at `v = 0`. They hold for smooth `g` only: no
+    kinks.
 
     Args:
         jet: `g` and its derivatives.
@@ -85,11 +119,12 @@ def expect(jet: Jet, integrands: Sequence[Polynomial], m: Tensor, v: Tensor, cen
         m: means (*s).
         v: variances (*s), not negative; may be 0.
         centre: (*s), usually `g(m)`, so that a large mean costs no digits; a constant, no gradient goes to it.
+        asymptotes: those of `g`; None: the trapezoid rule for every s.
 
     Returns:
         One tensor (*s) for each polynomial.
     """
-    result: tuple[Tensor, ...] = _Expect.apply(jet, tuple(integrands), m, v, centre)  # type: ignore[no-untyped-call]
+    result: tuple[Tensor, ...] = _Expect.apply(jet, tuple(integrands), m, v, centre, asymptotes)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -98,22 +133,29 @@ class _Expect(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, jet: Jet, integrands: tuple[Polynomial, ...], m: Tensor, v: Tensor, centre: Tensor
+        ctx: Any,
+        jet: Jet,
+        integrands: tuple[Polynomial, ...],
+        m: Tensor,
+        v: Tensor,
+        centre: Tensor,
+        asymptotes: Asymptotes | None,
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        ctx.jet, ctx.integrands = jet, integrands
+        ctx.jet, ctx.integrands, ctx.asymptotes = jet, integrands, asymptotes
         ctx.save_for_backward(m, v, centre)
-        nodes, weights = trapezoid(m)
-        order = max(len(powers) for p in integrands for _, powers in p) - 1
         results = tuple(torch.empty(m.numel(), dtype=m.dtype, device=m.device) for _ in integrands)
-        # All points of a block of elements at once: what fits a processor's cache, or keeps a GPU busy.
-        size = 2**10 if m.device.type == "cpu" else 2**18
-        flat = (m.reshape(-1), v.sqrt().reshape(-1), centre.reshape(-1), *results)
-        for mean, s, c, *parts in zip(*(torch.split(t, size) for t in flat), strict=True):
-            g = list(jet(torch.addcmul(mean, s, nodes[:, None]), order))
-            g[0] = g[0] - c
-            for part, p in zip(parts, integrands, strict=True):
-                torch.mv(_evaluate(p, g).t(), weights, out=part)
+        flat = (m.reshape(-1), v.sqrt().reshape(-1), centre.reshape(-1))
+        wide = flat[1] > (math.inf if asymptotes is None else asymptotes.wide)
+        count = 0 if asymptotes is None else int(wide.sum())
+        if count < m.numel():
+            _narrow(jet, integrands, flat, results)
+        if asymptotes is not None and count:
+            chosen = wide.nonzero().squeeze(1)
+            some = tuple(torch.empty(count, dtype=m.dtype, device=m.device) for _ in integrands)
+            _wide(jet, asymptotes, integrands, tuple(t[chosen] for t in flat), some)
+            for result, part in zip(results, some, strict=True):
+                result[chosen] = part
         return tuple(result.reshape(m.shape) for result in results)
 
     @staticmethod
@@ -121,12 +163,114 @@ class _Expect(torch.autograd.Function):
         m, v, centre = ctx.saved_tensors
         given = [grad for grad in grads if grad is not None]
         if not given:
-            return (None,) * 5
+            return (None,) * 6
         first = [derivative(p) for p, grad in zip(ctx.integrands, grads, strict=True) if grad is not None]
         second = [derivative(p) for p in first]
-        derived = expect(ctx.jet, (*first, *second), m, v, centre)
+        derived = expect(ctx.jet, (*first, *second), m, v, centre, ctx.asymptotes)
         count = len(given)
-        return None, None, _dot(given, derived[:count]), 0.5 * _dot(given, derived[count:]), None
+        return None, None, _dot(given, derived[:count]), 0.5 * _dot(given, derived[count:]), None, None
+
+
+def _blocks(*flat: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """All points of a block of elements at once: what fits a processor's cache, or keeps a GPU busy."""
+    size = 2**10 if flat[0].device.type == "cpu" else 2**18
+    return zip(*(torch.split(t, size) for t in flat), strict=True)
+
+
+def _order(integrands: Sequence[Polynomial]) -> int:
+    return max(len(powers) for p in integrands for _, powers in p) - 1
+
+
+def _narrow(jet: Jet, integrands: Sequence[Polynomial], flat: Sequence[Tensor], results: Sequence[Tensor]) -> None:
+    """Means, deviations and centres (elements,) to results (elements,) by the trapezoid rule on points `m + s z`."""
+    nodes, weights = trapezoid(flat[0])
+    order = _order(integrands)
+    for m, s, c, *parts in _blocks(*flat, *results):
+        g = list(jet(torch.addcmul(m, s, nodes[:, None]), order))
+        g[0] = g[0] - c
+        for part, p in zip(parts, integrands, strict=True):
+            torch.mv(_evaluate(p, g).t(), weights, out=part)
+
+
+def _wide(
+    jet: Jet, lines: Asymptotes, integrands: Sequence[Polynomial], flat: Sequence[Tensor], results: Sequence[Tensor]
+) -> None:
+    """The same by the asymptotes and a rule for the rest, whose points x are those of every element."""
+    owners, powers, x, rows = _bends(jet, lines, integrands, flat[0])
+    degree = max(powers[0] for p in integrands for _, powers in p)
+    for m, s, c, *parts in _blocks(*flat, *results):
+        a, v = m / s, s.square()
+        w = s * phi(a)
+        below, above = _truncated(Phi(-a), -w, m, v, degree), _truncated(Phi(a), w, m, v, degree)
+        lower, upper = (value + slope * m - c for value, slope in (lines.left, lines.right))
+        for part, p in zip(parts, integrands, strict=True):
+            part.copy_(_on_line(p, lower, lines.left[1], below) + _on_line(p, upper, lines.right[1], above))
+        density = x.sub(m).div_(s).square_().mul_(-0.5).exp_()
+        for i, power, row in zip(owners, powers, rows, strict=True):
+            # Row by row: a matrix product may round to TensorFloat-32, whose digits do not do for the cancelling rows.
+            parts[i].addcmul_(torch.mv(density.t(), row).div_(s), c**power)
+
+
+def _bends(
+    jet: Jet, lines: Asymptotes, integrands: Sequence[Polynomial], like: Tensor
+) -> tuple[list[int], list[int], Tensor, Tensor]:
+    """What `p - q` takes of the points x: rows over powers of the centre, for the polynomials that own them.
+
+    Returns:
+        Owner and power of each row, points (points, 1), rows times weights (rows, points).
+    """
+    order = _order(integrands)
+    # In double precision and on the host, as the points are few: g and its line agree in all but their last digits.
+    x, weights = _two_sided(BEND_POINTS, lines.reach)
+    bend = torch.stack(list(jet(x, order)))
+    straight = torch.zeros_like(bend)
+    value, slope = x.new_tensor([lines.left, lines.right])[(x > 0).long()].unbind(1)
+    straight[0] = value + slope * x
+    if order:
+        straight[1] = slope
+    rows: dict[tuple[int, int], Tensor] = {}
+    for i, p in enumerate(integrands):
+        for coefficient, (q, *rest) in p:
+            for k in range(q + 1):  # (g - c)^q by powers of g and c
+                exponents = x.new_tensor([k, *rest, *[0] * (order - len(rest))])[:, None]
+                row = (bend**exponents).prod(0) - (straight**exponents).prod(0)
+                factor = coefficient * math.comb(q, k) * (-1) ** (q - k) * INV_SQRT_2PI
+                rows[i, q - k] = rows.get((i, q - k), 0.0) + factor * weights * row
+    packed = torch.stack((x, *rows.values())).to(like.device, like.dtype)
+    return [i for i, _ in rows], [power for _, power in rows], packed[0, :, None], packed[1:]
+
+
+def _two_sided(count: int, reach: float) -> tuple[Tensor, Tensor]:
+    """Gauss-Legendre nodes and weights on [-reach, 0] and [0, reach], `2 count` of each."""
+    rule = legendre(count)
+    x = reach * torch.tensor(rule.nodes, dtype=torch.float64, device="cpu")
+    weights = reach * torch.tensor(rule.weights, dtype=torch.float64, device="cpu")
+    return torch.cat((-x.flip(0), x)), torch.cat((weights.flip(0), weights))
+
+
+def _truncated(mass: Tensor, w: Tensor, m: Tensor, v: Tensor, count: int) -> list[Tensor]:
+    """`T_k = E[(X - m)^k; X on one side of 0]` for `k <= count`, given `T_0` and `T_1 = w`:
+
+    `T_k = (k - 1) v T_(k-2) + (-m)^(k-1) w`, by parts.
+    """
+    moments = [mass, w]
+    for k in range(2, count + 1):
+        w = -m * w
+        moments.append(torch.addcmul(w, v, moments[k - 2], value=k - 1))
+    return moments
+
+
+def _on_line(p: Polynomial, alpha: Tensor, beta: float, moments: Sequence[Tensor]) -> Tensor:
+    """`E[p; one side]` where `g(X) - centre` is `alpha + beta (X - m)` and `g'` is `beta`, given the moments there."""
+    total = torch.zeros_like(alpha)
+    for coefficient, powers in p:
+        q, *rest = powers
+        coefficient *= beta ** (rest[0] if rest else 0)
+        if coefficient == 0.0 or any(rest[1:]):
+            continue
+        for k in range(q + 1 if beta else 1):
+            total = torch.addcmul(total, alpha ** (q - k), moments[k], value=coefficient * math.comb(q, k) * beta**k)
+    return total
 
 
 def _dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
@@ -189,6 +333,7 @@ class Quadrature:
     weights: tuple[float, ...]
 
 
+@cache
 def legendre(count: int) -> Quadrature:
     """Gauss-Legendre: exact for polynomials of degree `2 count - 1`, the ends left out.
 

@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from .errors import DataFileError, InputError, MissingExtraError, OutputFileError
 
@@ -46,14 +48,19 @@ class Rows:
 
     def chunk(self, start: int, stop: int) -> Array:
         """Rows `start` to `stop - 1` in memory, `(stop - start, *shape)`; `DataFileError` at NaN or infinity."""
-        part = np.array(self.data[start:stop])
+        part = native(self.data[start:stop])
         if part.dtype.kind == "f" and not np.isfinite(part).all():
-            row, *where = (int(axis[0]) for axis in np.nonzero(~np.isfinite(part)))
-            place = f"column {self.names[where[0]]!r}" if self.names else f"position {tuple(where)}"
-            raise DataFileError(
-                f"{self.path}: row {start + row + 1}, {place} is {part[(row, *where)]}; every value must be finite."
-            )
+            where = tuple(int(axis[0]) for axis in np.nonzero(~np.isfinite(part)))
+            raise DataFileError(f"{self.place(start, where)} is {part[where]}; every value must be finite.")
         return part
+
+    def place(self, start: int, where: Sequence[int]) -> str:
+        """What messages call the element at index `where` of the chunk whose first row is `start`."""
+        return f"{self.path}: row {start + where[0] + 1}, {self.element(where[1:])}"
+
+    def element(self, where: Sequence[int]) -> str:
+        """What messages call the element at index `where` of a row: its column, or its position."""
+        return f"column {self.names[where[0]]!r}" if self.names else f"position {tuple(where)}"
 
     def mean(self) -> Array:
         """Mean row, `shape`, float64, summed in chunks."""
@@ -79,7 +86,9 @@ def read_rows(path: str | Path, *, columns: Sequence[str] | None = None) -> Rows
     if not path.is_file():
         raise DataFileError(f"{path}: no such file.")
     rows = reader(path, None if columns is None else list(columns))
-    if rows.data.ndim == 0 or len(rows) == 0:
+    if rows.data.ndim == 0:
+        raise DataFileError(f"{path}: holds a single number; save an array whose first axis is the rows.")
+    if len(rows) == 0:
         raise DataFileError(f"{path}: holds no rows.")
     if rows.data.dtype.kind not in "fiub":
         raise DataFileError(f"{path}: holds {rows.data.dtype} values; rows must be numbers.")
@@ -111,7 +120,7 @@ def read_baseline(spec: str, rows: Rows) -> Array | float:
             )
         if values.dtype.kind not in "fiub" or not np.isfinite(values).all():
             raise DataFileError(f"{path}: a baseline must hold finite numbers.")
-        return np.array(values)
+        return native(values)
     table = read_rows(path, columns=rows.names)
     if len(table) != 1 or table.shape != rows.shape:
         raise DataFileError(
@@ -125,15 +134,21 @@ class TableWriter:
 
     Used as a context manager: an error or an interrupt inside the block removes the temporary file and leaves whatever
     stood at `path` before. Opening it raises `OutputFileError` when the folder is missing or not writable, before any
-    work is done. An existing file is replaced.
+    work is done, when the name does not end in .parquet, and when `path` is one of the files in `spare`, under whatever
+    name. Any other existing file is replaced.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, spare: Sequence[str | Path | None] = ()) -> None:
         self.path = Path(path)
         self._parquet = _pyarrow("pyarrow.parquet")
         self._writer: Any = None
         if os.path.isdir(self.path):
             raise OutputFileError(f"{self.path}: is a folder; give the name of a .parquet file.")
+        for read in spare:
+            if read is not None and os.path.exists(read) and self.path.exists() and self.path.samefile(read):
+                raise OutputFileError(f"{self.path}: is read from ({read}) and would be lost; name another file.")
+        if self.path.suffix.lower() != ".parquet":
+            raise OutputFileError(f"{self.path}: only parquet is written; give a name that ends in .parquet.")
         folder = self.path.parent
         if not os.path.isdir(folder):
             raise OutputFileError(f"{self.path}: the folder {folder} does not exist; make it first.")
@@ -198,6 +213,32 @@ def unique_names(names: Sequence[str], reserved: Sequence[str], source: str) -> 
     return tuple(names)
 
 
+def tensor_of(values: Array, dtype: torch.dtype, place: Callable[[Sequence[int]], str]) -> Tensor:
+    """`values` in `dtype`. Numbers that it does not hold (too large, or no whole numbers) are neither rounded nor cut
+    to fit: `DataFileError` names the first by `place(index)`.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if dtype.is_floating_point:
+        bad = ~torch.as_tensor(values, dtype=dtype).isfinite().numpy()
+        why = f"too large for {name}, which ends at {torch.finfo(dtype).max:.3g}. Scale the feature"
+        why += "." if dtype == torch.float64 else ", or compute with --dtype float64."
+    else:
+        low, high = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+        # 2^63 - 1 is no double, 2^63 is: compare with the first number beyond.
+        bad = (values != np.floor(values)) | (values < float(low)) | (values >= float(high) + 1)
+        why = f"not among the whole numbers that the model takes ({name}, {low} to {high})."
+    if bad.any():
+        where = tuple(int(axis[0]) for axis in np.nonzero(bad))
+        raise DataFileError(f"{place(where)} is {values[where]:g}, {why}")
+    return torch.as_tensor(values, dtype=dtype)
+
+
+def native(values: Array) -> Array:
+    """A copy in memory, in this machine's byte order and at most double precision: numbers that torch can take."""
+    wider = values.dtype.kind == "f" and values.dtype.itemsize > 8
+    return np.array(values, dtype=np.float64 if wider else values.dtype.newbyteorder("="))
+
+
 def _load_npy(path: Path) -> Array:
     if not path.is_file():
         raise DataFileError(f"{path}: no such file.")
@@ -229,7 +270,9 @@ def _read_csv(path: Path, columns: list[str] | None) -> Rows:
         # In a file of one column an empty line is an empty cell, to be reported and not passed over.
         lines = csv.ParseOptions(ignore_empty_lines=len(header) > 1)
         table = csv.read_csv(path, convert_options=as_text, parse_options=lines)
-    except pyarrow.ArrowInvalid as error:
+    except UnicodeDecodeError as error:
+        raise DataFileError(f"{path}: the column names are not UTF-8 text ({error}); save the file as UTF-8.") from error
+    except (pyarrow.ArrowException, OSError) as error:
         raise DataFileError(f"{path}: not a table of comma-separated values ({error}).") from error
     return Rows(data=_stack([_csv_column(path, name, table.column(name)) for name in names]), names=names, path=path)
 
@@ -285,6 +328,9 @@ def _pick(path: Path, header: Sequence[str], columns: list[str] | None) -> tuple
         raise DataFileError(f"{path}: the first line holds only numbers; a line of column names is needed.")
     if columns is None:
         return tuple(header)
+    again = [name for index, name in enumerate(columns) if name in columns[:index]]
+    if again:
+        raise DataFileError(f"{path}: column {again[0]!r} is asked for twice; name each column once.")
     missing = [name for name in columns if name not in header]
     if missing:
         raise DataFileError(f"{path}: no column {missing[0]!r}; it has {', '.join(header)}.")

@@ -27,6 +27,10 @@ FULL_PLAYERS = 64
 MOST_NODES = 1024
 DEFAULT_RANK = 64
 MOST_PLAYERS_WITH_RANK = 4096
+CACHED = 64 * 2**20
+"""Bytes of one pass on a CPU; larger passes leave its caches and are slower."""
+ENUMERATED_PLAYERS = 6
+"""Up to this many players the default enumerates all states, which is exact and costs no more."""
 OVERHEAD = 3
 """What conditioning and several targets may take on top of a plain rank."""
 MOST_ROWS = 4096
@@ -49,7 +53,8 @@ class Propagation(Estimator):
         rank: factors that carry covariance: 0 for none, "full" for one a player, a number for an active subspace of that
             size; None chooses "full" for up to 64 players, then 64, then 0 from 4,097 players on, less if the memory bound
             asks for it.
-        mixture: number h of players whose 2^h states are enumerated instead of approximated; n of them is exact. Of
+        mixture: number h of players whose 2^h states are enumerated instead of approximated; n of them is exact. None
+            chooses all of up to 6 players where nothing else is chosen, else 0. Of
             players that matter equally the first are taken, so equal players may differ by what the rest is off.
         condition: whether nonlinearities condition on the player that dominates an element; needs rank "full"; None
             conditions where it can.
@@ -59,13 +64,13 @@ class Propagation(Estimator):
     nodes: int | None = None
     rule: str | None = None
     rank: int | str | None = None
-    mixture: int = 0
+    mixture: int | None = None
     condition: bool | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name, value in (("nodes", self.nodes), ("rank", self.rank), ("mixture", self.mixture)):
-            named = (value is None and name != "mixture") or (isinstance(value, str) and name == "rank")
+            named = value is None or (isinstance(value, str) and name == "rank")
             if not named and (isinstance(value, bool) or not isinstance(value, int)):
                 raise InputTypeError(f"{name}: expected an int, got {type(value).__name__}")
         if not (self.condition is None or isinstance(self.condition, bool)):
@@ -79,7 +84,7 @@ class Propagation(Estimator):
             raise InputError(f"nodes must be at least {2 if self.rule == LOBATTO else 1}, got {self.nodes}")
         if (isinstance(self.rank, str) and self.rank != FULL) or (isinstance(self.rank, int) and self.rank < 0):
             raise InputError(f"rank is a number of factors, 'full' or None, got {self.rank!r}")
-        if self.mixture < 0:
+        if self.mixture is not None and self.mixture < 0:
             raise InputError(f"mixture is a number of players, got {self.mixture}")
         if self.condition and self.rank not in (None, FULL):
             raise InputError(
@@ -146,7 +151,7 @@ class _Work:
     @classmethod
     def prepare(cls, options: Propagation, game: Game) -> _Work:
         n = game.players.count
-        if options.mixture > n:
+        if (options.mixture or 0) > n:
             raise InputError(f"mixture is {options.mixture}, and there are only {n} players")
         graph = game.model.capture(game.inputs, game.extra)
         plan = make_plan(graph, [label + 1 for label in game.players.labels], game.extra, game.batch)
@@ -154,27 +159,34 @@ class _Work:
         check_graph(game, graph)
         options, each = _decided(options, game, plan)
         nodes = _quadrature(options, game)
-        states = 2**options.mixture
+        states = 2 ** (options.mixture or 0)
         fit = int(game.memory / each)
         if fit < states:
             raise _too_large(options, each * states, game.memory)
         together = max(1, len(nodes.inner))
+        if game.device.type == "cpu":
+            fit = min(fit, max(states, int(CACHED / each)))
         nodes_at_once = min(together, fit // states)
         rows_at_once = max(1, min(fit, MOST_ROWS) // (states * nodes_at_once))
         return cls(options, game, graph, plan, nodes, rows_at_once, nodes_at_once)
 
     @property
+    def mixture(self) -> int:
+        """How many players are enumerated."""
+        return self.options.mixture or 0
+
+    @property
     def evaluations(self) -> float:
         """Plain evaluations per row."""
         n = self.game.players.count
-        ends = 2 * n + 2 if self.options.rule == LOBATTO or self.options.mixture else 0
+        ends = 2 * n + 2 if self.options.rule == LOBATTO or self.mixture else 0
         gradients = _sampled_gradients(self.options.rank)
         return float(ends + gradients)
 
     @property
     def propagations(self) -> float:
         """Propagated passes per row."""
-        return float(len(self.nodes.inner) * 2**self.options.mixture)
+        return float(len(self.nodes.inner) * 2**self.mixture)
 
     def values(self, rows: Tensor) -> Tensor:
         """Shapley values of some rows, (rows, T, n)."""
@@ -182,10 +194,10 @@ class _Work:
         n, targets = game.players.count, game.targets.count
         total = torch.zeros(len(rows), targets, n, dtype=game.dtype, device=game.device)
         mixed = torch.empty(len(rows), 0, dtype=torch.long, device=game.device)
-        if self.nodes.end or options.mixture:
+        if self.nodes.end or self.mixture:
             first, last = self._ends(rows)
             total = total + self.nodes.end * (first + last)
-            mixed = (first.abs() + last.abs()).sum(1).topk(options.mixture).indices  # (rows, h)
+            mixed = (first.abs() + last.abs()).sum(1).topk(self.mixture).indices  # (rows, h)
         moved = self._moved(rows)
         if not len(self.nodes.inner):
             return total.where(moved, torch.zeros_like(total))
@@ -195,7 +207,7 @@ class _Work:
         elif isinstance(options.rank, int) and options.rank > 0:
             rank = active_directions(game, rows, options.rank, seed=options.seed)
         folded = self.graph.folded()
-        states = _states(options.mixture, game.device)
+        states = _states(self.mixture, game.device)
         for index in torch.arange(len(self.nodes.inner), device=game.device).split(self.nodes_at_once):
             q, w = self.nodes.inner[index], self.nodes.weights[index]
             total = total + self._nodes(rows, q, w, rank, mixed, states, folded)
@@ -253,11 +265,17 @@ class _Work:
                 "model in float64 (model.double() and x.double())."
             )
         if h:
-            leave_out = torch.stack([torch.cat((chance[..., :j], chance[..., j + 1 :]), -1).prod(-1) for j in range(h)], -1)
-            slopes = w[:, None, None] * leave_out * (2 * states - 1).to(w.dtype)  # (K, states, h)
-            own = torch.einsum("ksh,ksbt->bth", slopes, values.detach())
+            own = torch.stack([self._held(j, states, chance, w, values.detach()) for j in range(h)], -1)
             phi = phi.scatter_add(2, mixed.unsqueeze(1).expand(-1, phi.shape[1], -1), own)
         return phi.detach()
+
+    @staticmethod
+    def _held(j: int, states: Tensor, chance: Tensor, w: Tensor, values: Tensor) -> Tensor:
+        """Share of the enumerated player j: its steps in every state of the other enumerated players, (rows, T)."""
+        present = states[:, j].nonzero()[:, 0]
+        others = torch.cat((chance[:, present, :j], chance[:, present, j + 1 :]), -1).prod(-1)  # (K, states / 2)
+        steps = values[:, present] - values[:, present - 2**j]  # (K, states / 2, rows, T)
+        return torch.einsum("ks,ksbt->bt", w[:, None] * others, steps)
 
     def _fixed(self, rows: Tensor, mixed: Tensor, states: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Both ends of the inputs with the mixed players held in each of their states, (states * rows, *input) each."""
@@ -297,6 +315,11 @@ def _too_large(options: Propagation, needed: float, memory: int) -> MemoryBoundE
     )
 
 
+def _untouched(options: Propagation) -> bool:
+    """Whether nothing was chosen but the seed."""
+    return replace(options, seed=0) == Propagation()
+
+
 def _decided(options: Propagation, game: Game, plan: Plan) -> tuple[Propagation, float]:
     """The options with every None decided, and the bytes of one row at one node with them.
 
@@ -311,6 +334,9 @@ def _decided(options: Propagation, game: Game, plan: Plan) -> tuple[Propagation,
             (*key, rank, conditioned), lambda: bytes_per_row(game, plan, rank, conditioned=conditioned)
         )
 
+    if _untouched(options) and n <= ENUMERATED_PLAYERS and 2**n * measured(0, False) <= game.memory:
+        options = replace(options, rule=LOBATTO, nodes=5, rank=0, mixture=n, condition=False)
+        return options, measured(0, False)
     none, one, three = (measured(rank, False) for rank in (0, 1, 3))
     per_factor = max((three - one) / 2, 0.0)
     small = n <= FULL_PLAYERS
@@ -329,7 +355,7 @@ def _decided(options: Propagation, game: Game, plan: Plan) -> tuple[Propagation,
         raise InputError(
             f"condition=True needs a factor for every player, and the memory bound allows rank {rank}; raise memory="
         )
-    options = replace(options, rule=rule, nodes=nodes, rank=rank, condition=condition)
+    options = replace(options, rule=rule, nodes=nodes, rank=rank, mixture=options.mixture or 0, condition=condition)
     guess = none + per_factor * (n if rank == FULL else int(rank))
     if guess > game.memory:
         raise _too_large(options, guess, game.memory)

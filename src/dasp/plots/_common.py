@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from ..attribution import Attribution
-from ..errors import InputError, MissingExtraError
+from ..errors import InputError, InputTypeError, MissingExtraError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +33,7 @@ class Table:
     base_value: Array  # (B,)
     output: Array  # (B,)
     data: Array | None  # (B, n) what each player's element held; None where players are groups of elements
-    names: tuple[str, ...]  # n
+    names: tuple[str, ...]  # n, as text to draw
 
 
 def axes(ax: Axes | None, *, size: tuple[float, float]) -> Axes:
@@ -65,6 +65,8 @@ def sequential() -> Colormap:
 
 def table(result: Attribution, target_index: int) -> Table:
     """Numbers of the `target_index`-th target of `result`; `InputError` when there are not so many targets."""
+    check_result(result)
+    check_whole("target_index", target_index)
     values = result.per_player  # (B, T, n)
     rows, targets, _ = values.shape
     if not 0 <= target_index < targets:
@@ -75,12 +77,30 @@ def table(result: Attribution, target_index: int) -> Table:
         base_value=array(result.base_value.reshape(rows, targets)[:, target_index]),
         output=array(result.output.reshape(rows, targets)[:, target_index]),
         data=None if data is None else array(data),
-        names=result.player_names,
+        # matplotlib reads what stands between two dollars as a formula.
+        names=tuple(name.replace("$", r"\$") for name in result.player_names),
     )
+
+
+def check_result(result: Attribution) -> None:
+    """`InputTypeError` when `result` is something else."""
+    if not isinstance(result, Attribution):
+        raise InputTypeError(
+            f"result: a plot draws an Attribution, what dasp.Explainer(model, baseline)(inputs) gives; "
+            f"got {type(result).__name__}."
+        )
+
+
+def check_whole(name: str, value: int) -> None:
+    """`InputTypeError` when `value` is no whole number."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise InputTypeError(f"{name}: expected an int, got {type(value).__name__}.")
 
 
 def check_row(result: Attribution, index: int) -> None:
     """`InputError` when `result` has no row `index`, counted from 0."""
+    check_result(result)
+    check_whole("index", index)
     rows = len(result.per_player)
     if not 0 <= index < rows:
         raise InputError(f"index {index}: the attribution has {rows} row(s), counted from 0.")
@@ -88,6 +108,7 @@ def check_row(result: Attribution, index: int) -> None:
 
 def check_display(max_display: int) -> None:
     """`InputError` when fewer than one player is to be shown."""
+    check_whole("max_display", max_display)
     if max_display < 1:
         raise InputError(f"max_display {max_display}: show at least 1 player.")
 
@@ -95,6 +116,13 @@ def check_display(max_display: int) -> None:
 def array(values: torch.Tensor) -> Array:
     """`values` on the CPU as float64."""
     return values.detach().cpu().double().numpy()
+
+
+def write_number(ax: Axes, end: float, place: float, text: str, *, left: bool = False) -> None:
+    """`text` a few points beside the `end` of a bar, to its right or `left`, however long the axis is."""
+    side = "right" if left else "left"
+    shift = (-4 if left else 4, 0)
+    ax.annotate(text, (end, place), xytext=shift, textcoords="offset points", va="center", ha=side, fontsize=8)
 
 
 def label(names: tuple[str, ...], data: Array | None, row: int, player: int) -> str:

@@ -33,18 +33,7 @@ def bar(
         _common.check_row(result, index)
     _common.check_display(max_display)
     table = _common.table(result, target_index)
-    heights = np.abs(table.values).mean(axis=0) if index is None else table.values[index]  # (n,)
-    order = np.argsort(-np.abs(heights), kind="stable")
-    shown, others = order[:max_display], order[max_display:]
-    names = [
-        table.names[player] if index is None else _common.label(table.names, table.data, index, player)
-        for player in shown
-    ]
-    lengths = [float(heights[player]) for player in shown]
-    if len(others):
-        names.append(f"{len(others)} others together")
-        lengths.append(float(heights[others].sum()))
-
+    names, lengths = _bars(table, index, max_display)
     ax = _common.axes(ax, size=(6.4, 1.2 + 0.32 * len(names)))
     places = np.arange(len(names))[::-1]
     if index is None:
@@ -52,17 +41,9 @@ def bar(
     else:
         colours = [_common.POSITIVE if length >= 0 else _common.NEGATIVE for length in lengths]
     ax.barh(places, lengths, color=colours, height=0.72)
-    widest = max(map(abs, lengths)) or 1.0
     for place, length in zip(places, lengths, strict=True):
         text = f"{length:.3g}" if index is None else f"{length:+.3g}"
-        ax.text(
-            length + np.copysign(0.012 * widest, length),
-            place,
-            text,
-            va="center",
-            ha="left" if length >= 0 else "right",
-            fontsize=8,
-        )
+        _common.write_number(ax, length, place, text, left=length < 0)
     ax.margins(x=0.14)
     if min(lengths) >= 0:
         ax.set_xlim(left=0)
@@ -74,3 +55,17 @@ def bar(
     if index is not None:
         ax.set_title(f"base {table.base_value[index]:.3g}, output {table.output[index]:.3g}", fontsize=10)
     return ax
+
+
+def _bars(table: _common.Table, index: int | None, max_display: int) -> tuple[list[str], list[float]]:
+    """Names and lengths from the top: mean magnitudes over the batch, or the values of row `index`."""
+    heights = np.abs(table.values).mean(axis=0) if index is None else table.values[index]  # (n,)
+    order = np.argsort(-np.abs(heights), kind="stable")
+    shown, others = order[:max_display], order[max_display:]
+    data = None if index is None else table.data
+    names = [_common.label(table.names, data, index or 0, player) for player in shown]
+    lengths = [float(heights[player]) for player in shown]
+    if len(others):
+        names.append(f"{len(others)} others together")
+        lengths.append(float(heights[others].sum()))
+    return names, lengths

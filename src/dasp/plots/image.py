@@ -46,31 +46,19 @@ def image(
         InputError: no such row, target or input, or an input that is not an image.
         MissingExtraError: matplotlib is not installed.
     """
-    _common.check_row(result, index)
-    if not 0 <= input_index < len(result.inputs):
-        raise InputError(f"input_index {input_index}: the model has {len(result.inputs)} input(s), counted from 0.")
     if limit is not None and not limit > 0:
         raise InputError(f"limit {limit}: the end of the colour scale must be above 0.")
+    pixels = _grey(result, index, input_index)
     table = _common.table(result, target_index)
-    pixels = _common.array(result.inputs[input_index][index])  # (H, W) or (C, H, W)
-    if pixels.ndim not in (2, 3):
-        raise InputError(
-            f"an image has shape (height, width) or (channels, height, width), this input has {pixels.shape}; "
-            "use dasp.plots.bar or waterfall."
-        )
     owners = result.players.labels[input_index].cpu().numpy()
     values = _joined(table.values[index], owners.reshape(-1, *owners.shape[-2:]))
-    if pixels.ndim == 3:
-        pixels = pixels.mean(axis=0)
-
     end = limit if limit is not None else float(np.abs(values).max()) or 1.0
     ax = _common.axes(ax, size=(4.6, 4.0))
     ax.imshow(pixels, cmap="gray_r", vmin=pixels.min(), vmax=_faint(pixels), interpolation="nearest")
     # Opacity grows with the square root of the magnitude: small values stay visible and zero shows the input alone.
     opacity = 0.9 * np.sqrt(np.clip(np.abs(values) / end, 0, 1))
-    drawn = ax.imshow(
-        values, cmap=_common.diverging(), vmin=-end, vmax=end, alpha=opacity, interpolation="nearest"
-    )
+    scale = _common.diverging()
+    drawn = ax.imshow(values, cmap=scale, vmin=-end, vmax=end, alpha=opacity, interpolation="nearest")
     if colorbar:
         bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.03)
         if bar.solids is not None:
@@ -82,6 +70,21 @@ def image(
         title = f"base {table.base_value[index]:.3g}, output {table.output[index]:.3g}"
     ax.set_title(title, fontsize=10)
     return ax
+
+
+def _grey(result: Attribution, index: int, input_index: int) -> _common.Array:
+    """The input of row `index`, its channels averaged, (H, W)."""
+    _common.check_row(result, index)
+    _common.check_whole("input_index", input_index)
+    if not 0 <= input_index < len(result.inputs):
+        raise InputError(f"input_index {input_index}: the model has {len(result.inputs)} input(s), counted from 0.")
+    pixels = _common.array(result.inputs[input_index][index])  # (H, W) or (C, H, W)
+    if pixels.ndim not in (2, 3):
+        raise InputError(
+            f"an image has shape (height, width) or (channels, height, width), this input has {pixels.shape}; "
+            "use dasp.plots.bar or waterfall."
+        )
+    return pixels if pixels.ndim == 2 else np.asarray(pixels.mean(axis=0))
 
 
 def _joined(values: _common.Array, owners: npt.NDArray[np.int64]) -> _common.Array:

@@ -50,20 +50,12 @@ def waterfall(
     ax = _common.axes(ax, size=(6.4, 1.4 + 0.36 * len(steps)))
     ends = base + np.cumsum([length for _, length, _ in steps])
     starts = np.concatenate([[base], ends[:-1]])
-    span = float(max(ends.max(), starts.max()) - min(ends.min(), starts.min())) or 1.0
     for place, ((_, length, own), start, end) in enumerate(zip(steps, starts, ends, strict=True)):
         colour = own or (_common.POSITIVE if length >= 0 else _common.NEGATIVE)
         ax.barh(place, length, left=start, color=colour, height=0.72)
         if place + 1 < len(steps):
             ax.plot([end, end], [place + 0.36, place + 0.64], color="black", linewidth=0.7)
-        ax.text(
-            max(start, end) + 0.012 * span,
-            place,
-            f"{length:+.3g}",
-            va="center",
-            ha="left",
-            fontsize=8,
-        )
+        _common.write_number(ax, max(start, end), place, f"{length:+.3g}")
     ax.axvline(base, color="black", linewidth=0.8, linestyle=":")
     ax.axvline(output, color="black", linewidth=0.8, linestyle=":")
     ax.margins(x=0.12)

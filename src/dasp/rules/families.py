@@ -47,7 +47,7 @@ def elementwise(*ops: OpOverload, exact: bool) -> Callable[[MomentFunction], Mom
 
     def register(function: MomentFunction) -> MomentFunction:
         def apply(context: Context, value: Gaussian, *args: Any, **kwargs: Any) -> Gaussian:
-            return _pointwise(context, value, lambda m, v: function(m, v, *args, **kwargs))
+            return pointwise(context, value, lambda m, v: function(m, v, *args, **kwargs))
 
         for op in ops:
             RULES.add(Rule(op, exact, apply, owners=_same_owners))
@@ -61,7 +61,7 @@ def _same_owners(labels: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return labels
 
 
-def _pointwise(context: Context, value: Gaussian, moments: Callable[[Tensor, Tensor], Moments]) -> Gaussian:
+def pointwise(context: Context, value: Gaussian, moments: Callable[[Tensor, Tensor], Moments]) -> Gaussian:
     """`g(X)` for a value, given the moments of `g`; conditioned on the player with the largest loading where asked for."""
     if value.factors is None:
         result = moments(value.mean, value.rest)

@@ -13,35 +13,11 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 from ..gaussian import Gaussian
-from .clark import max_of_two
-from .dominant import dominant
 from .families import Context
+from .larger import larger
 from .registry import RULES, Rule
 
 aten = torch.ops.aten
-
-
-def larger(context: Context, x: Gaussian, y: Gaussian) -> Gaussian:
-    """`max(X, Y)`: mean, variance and loadings of Clark (1961), equations 2 to 7; the result counts as Gaussian.
-
-    Conditioned on the player that moves the difference of X and Y most, where asked for.
-    """
-    if x.factors is None or y.factors is None:
-        result = max_of_two(x.mean, y.mean, x.rest, y.rest)
-        return Gaussian(result.mean, None, result.var)
-    top = dominant(context.law, context.axis, (x.factors - y.factors).square())
-    if top is None:
-        result = max_of_two(x.mean, y.mean, x.var, y.var, x.covariance(y))
-        factors = torch.lerp(y.factors, x.factors, result.weight.expand_as(x.mean))
-        return Gaussian(result.mean, factors, (result.var - factors.square().sum(0)).clamp(min=0))
-    load_x, load_y = top.load(x.factors), top.load(y.factors)
-    means = x.mean + top.steps(load_x), y.mean + top.steps(load_y)
-    vx, vy = (v.rest + top.without(v.factors.square()) for v in (x, y) if v.factors is not None)
-    c = (x.factors * y.factors).sum(0) - load_x * load_y
-    result = max_of_two(*means, *(part.expand_as(means[0]) for part in (vx, vy, c)))
-    others = torch.lerp(y.factors, x.factors, top.mean(result.weight).expand_as(x.mean))
-    rest = (top.mean(result.var) - top.without(others.square())).clamp(min=0)
-    return Gaussian(top.mean(result.mean), top.factors(others, result.mean), rest)
 
 
 @dataclass(frozen=True)

@@ -1,101 +1,121 @@
-"""Rules for softmax and log-softmax over jointly Gaussian scores; approximate."""
+"""Rules for softmax and log-softmax over jointly Gaussian scores: exact for two scores, approximate for more.
+
+`softmax_j = sigmoid(d_j)` with `d_j = s_j - log sum of exp(s_k) over the others k`. The log-sums are built from pairs, up a
+balanced tree and down again, so that every score gets the sum over all others in 2 log2(C) steps. Each pair is treated as
+two Gaussians, and its log-sum counts as Gaussian again.
+"""
 
 from __future__ import annotations
 
-from math import pi
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from ..gaussian import Gaussian
-from ..special import legendre
-from .families import Context
+from ..special import Moments
+from .activations import log_sigmoid, sigmoid
+from .families import Context, pointwise
+from .larger import larger, soft_max_of_two
 from .registry import RULES, Rule
 
 aten = torch.ops.aten
 
-ROUNDS = 3
-PATH_NODES = 4
+MASKED = -1e4
+"""Stands in for a score of minus infinity: nothing is left of it in any sum."""
+
+Dtype = torch.dtype | bool | None
+"""The third argument: a dtype, or the flag of `_softmax` that half precision becomes single."""
 
 
-def _contrast_variance(p: Tensor, explained: Tensor, rest: Tensor, axis: int) -> Tensor:
-    """Variance of `s_j - p.s` for every j: from the centred loadings, and from the rests."""
-    shared = (p.square() * rest).sum(axis, keepdim=True)
-    return explained + rest * (1 - 2 * p) + shared
+def softmax(context: Context, value: Gaussian, axis: int, dtype: Dtype = None) -> Gaussian:
+    """`exp(s_j) / sum exp(s)`, as the sigmoid of `d_j`."""
+    return _of_contrasts(context, value, axis, dtype, sigmoid, 0.0)
 
 
-def _centred(p: Tensor, value: Gaussian, axis: int) -> tuple[Tensor | None, Tensor]:
-    """Loadings of `s_j - p.s`, and the variance that they explain."""
-    if value.factors is None:
-        return None, torch.zeros_like(p)
-    at = axis % p.dim() + 1
-    centred = value.factors - (p * value.factors).sum(at, keepdim=True)
-    return centred, centred.square().sum(0)
+def log_softmax(context: Context, value: Gaussian, axis: int, dtype: Dtype = None) -> Gaussian:
+    """`s_j - log sum exp(s)`, as the log-sigmoid of `d_j`."""
+    return _of_contrasts(context, value, axis, dtype, log_sigmoid, -torch.inf)
 
 
-def _mean_softmax(value: Gaussian, axis: int, scale: float = 1.0) -> Tensor:
-    """`E softmax(s)` by the scaled fixed point `p <- softmax(k (m - p.m))`, `k_j = (1 + pi/8 Var(s_j - p.s))^-1/2`.
-
-    `scale` multiplies the covariance of s. The probit approximation of the logistic function (MacKay, 1992), applied to
-    the contrasts of each score with the mean score. Scores of minus infinity (masked) have probability 0.
-    """
-    masked = value.mean.isneginf()
-    mean = value.mean.masked_fill(masked, 0.0)
-    p = value.mean.softmax(axis)
-    for _ in range(ROUNDS):
-        _, explained = _centred(p, value, axis)
-        v = scale * _contrast_variance(p, explained, value.rest, axis)
-        k = (1 + pi / 8 * v).rsqrt()
-        contrast = k * (mean - (p * mean).sum(axis, keepdim=True))
-        p = contrast.masked_fill(masked, -torch.inf).softmax(axis)
-    return p
-
-
-def softmax(context: Context, value: Gaussian, axis: int, dtype: torch.dtype | bool | None = None) -> Gaussian:
-    """`exp(s_j) / sum exp(s)`; mean by the scaled fixed point, loadings `p (k Lc - p.(k Lc))` with `Lc = L - p.L`,
-    variance `g (1 - (1 + 2 g v)^-1/2)` with `g = p (1 - p)` and v the variance of `s_j - p.s`; approximate."""
-    value = _cast(value, dtype)
-    p = _mean_softmax(value, axis)
-    centred, explained = _centred(p, value, axis)
-    v = _contrast_variance(p, explained, value.rest, axis).clamp(min=0)
-    g = p * (1 - p)
-    var = g * (1 - (1 + 2 * g * v).rsqrt())
-    if centred is None:
-        return Gaussian(p, None, var)
-    scaled = (1 + pi / 8 * v).rsqrt() * centred
-    loadings = p * (scaled - (p * scaled).sum(axis % p.dim() + 1, keepdim=True))
-    return Gaussian(p, loadings, (var - loadings.square().sum(0)).clamp(min=0))
+def _of_contrasts(
+    context: Context,
+    value: Gaussian,
+    axis: int,
+    dtype: Dtype,
+    function: Callable[[Tensor, Tensor], Moments],
+    masked_result: float,
+) -> Gaussian:
+    axis = axis % value.mean.dim()
+    scores = _each([value], lambda part: _cast(part[0], dtype).movedim(axis - value.mean.dim(), -1))
+    masked = scores.mean.isneginf()
+    scores = Gaussian(scores.mean.masked_fill(masked, MASKED), scores.factors, scores.rest)
+    rows = None if context.axis is None else context.axis - (axis < context.axis)
+    context = Context(context.law, rows)
+    if scores.mean.shape[-1] == 1:  # a share of one: 1, or 0 in logarithms
+        ones = torch.ones_like(scores.mean) if masked_result == 0.0 else torch.zeros_like(scores.mean)
+        result = Gaussian(ones, None if scores.factors is None else scores.factors * 0, scores.rest * 0)
+    else:
+        others = _sums_of_others(context, scores)
+        contrast = Gaussian(
+            scores.mean - others.mean,
+            None if scores.factors is None or others.factors is None else scores.factors - others.factors,
+            scores.rest + others.rest,
+        )
+        result = pointwise(context, contrast, function)
+    result = Gaussian(result.mean.masked_fill(masked, masked_result), result.factors, result.rest)
+    return _each([result], lambda part: part[0].movedim(-1, axis - value.mean.dim()))
 
 
-def log_softmax(context: Context, value: Gaussian, axis: int, dtype: torch.dtype | bool | None = None) -> Gaussian:
-    """`s_j - logsumexp(s)`; approximate.
-
-    With t scaling the covariance S of s, `d/dt E logsumexp = 1/2 E tr(H S)` and `tr(H S) = sum_j p_j Var(s_j - p.s)`
-    (H = diag p - p p'); integrated over t from 0 to 1 with p at t from the softmax rule. Loadings `L - p.L`.
-    """
-    value = _cast(value, dtype)
-    rule = legendre(PATH_NODES)
-    total = value.mean.logsumexp(axis, keepdim=True)
-    for t, w in zip(rule.nodes, rule.weights, strict=True):
-        p = _mean_softmax(value, axis, t)
-        _, explained = _centred(p, value, axis)
-        curvature = (p * _contrast_variance(p, explained, value.rest, axis)).sum(axis, keepdim=True)
-        total = total + 0.5 * w * curvature
-    p = _mean_softmax(value, axis)
-    centred, _ = _centred(p, value, axis)
-    rest = value.rest * (1 - 2 * p) + (p.square() * value.rest).sum(axis, keepdim=True)
-    return Gaussian(value.mean - total, centred, rest.clamp(min=0))
+def _cast(part: Tensor, dtype: Dtype) -> Tensor:
+    return part.to(dtype) if isinstance(dtype, torch.dtype) else part
 
 
-def _cast(value: Gaussian, dtype: torch.dtype | bool | None) -> Gaussian:
-    """The dtype asked for; `_softmax` has a flag in its place, which says half precision becomes single."""
-    if not isinstance(dtype, torch.dtype):
-        return value
-    factors = None if value.factors is None else value.factors.to(dtype)
-    return Gaussian(value.mean.to(dtype), factors, value.rest.to(dtype))
+def _each(values: Sequence[Gaussian], f: Callable[[Sequence[Tensor]], Tensor]) -> Gaussian:
+    """`f` of the means, of the factors and of the rests; it must count axes from the end."""
+    factors = [v.factors for v in values if v.factors is not None]
+    return Gaussian(
+        f([v.mean for v in values]), f(factors) if len(factors) == len(values) else None, f([v.rest for v in values])
+    )
 
 
-def _owners(labels: Tensor, axis: int, dtype: torch.dtype | bool | None = None) -> Tensor | None:
+def _sums_of_others(context: Context, scores: Gaussian) -> Gaussian:
+    """For every score along the last axis, `log sum exp` of all the others."""
+    levels = [scores]
+    while (size := levels[-1].mean.shape[-1]) > 1:
+        left, right, odd = _halves(levels[-1])
+        pairs = larger(context, left, right, soft_max_of_two)
+        levels.append(pairs if size % 2 == 0 else _each([pairs, odd], lambda parts: torch.cat(list(parts), -1)))
+    others: Gaussian | None = None  # of the root: nobody
+    for level in reversed(levels[:-1]):
+        left, right, _ = _halves(level)
+        if others is None:
+            of_left, of_right, rest = right, left, None
+        else:
+            above, rest = _cut(others, left.mean.shape[-1])
+            of_left, of_right = (larger(context, above, sibling, soft_max_of_two) for sibling in (right, left))
+        others = _each([of_left, of_right], lambda parts: torch.stack(list(parts), -1).flatten(-2))
+        if rest is not None and rest.mean.shape[-1]:
+            others = _each([others, rest], lambda parts: torch.cat(list(parts), -1))
+    assert others is not None  # there are two scores at least
+    return others
+
+
+def _halves(value: Gaussian) -> tuple[Gaussian, Gaussian, Gaussian]:
+    """First and second of every pair along the last axis, and what is left without a partner."""
+    even = value.mean.shape[-1] // 2 * 2
+    return (
+        _each([value], lambda part: part[0][..., 0:even:2]),
+        _each([value], lambda part: part[0][..., 1:even:2]),
+        _each([value], lambda part: part[0][..., even:]),
+    )
+
+
+def _cut(value: Gaussian, size: int) -> tuple[Gaussian, Gaussian]:
+    return _each([value], lambda part: part[0][..., :size]), _each([value], lambda part: part[0][..., size:])
+
+
+def _owners(labels: Tensor, axis: int, dtype: Dtype = None) -> Tensor | None:
     """The one player who owns a whole slice, None if two players meet in one."""
     owner = labels.amax(axis, keepdim=True)
     if bool(((labels > 0) & (labels != owner)).any()):

@@ -1,0 +1,71 @@
+"""What the front door refuses or brings into form, argument by argument."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .attribution import RESERVED
+from .errors import InputError, InputTypeError
+
+
+def plain(x: Tensor) -> Tensor:
+    """Free of gradients and of inference mode, whose tensors cannot take part in autograd."""
+    return x.clone() if x.is_inference() else x.detach()
+
+
+def mask_of(part: Any) -> Any:
+    """A numpy mask as a tensor; anything else as it is."""
+    if not isinstance(part, np.ndarray):
+        return part
+    try:
+        return torch.from_numpy(np.array(part))
+    except TypeError:
+        raise InputTypeError(f"players: expected an array of integers, got one of {part.dtype}.") from None
+
+
+def check_finite(x: Tensor, name: str) -> None:
+    """Refuse NaN and infinity; the message carries their number and the first place."""
+    if not x.is_floating_point():
+        return
+    bad = ~torch.isfinite(x)
+    if bool(bad.any()):
+        index = tuple(bad.nonzero()[0].tolist())
+        raise InputError(
+            f"{name}: holds NaN or infinity in {int(bad.sum())} place(s), the first at {index}. "
+            "Fill or drop them first."
+        )
+
+
+def further(arguments: Any) -> tuple[Any, ...]:
+    """`additional_forward_args` as a tuple."""
+    if not isinstance(arguments, tuple):
+        arguments = () if arguments is None else (arguments,)
+    return tuple(plain(e) if isinstance(e, Tensor) else e for e in arguments)
+
+
+def checked_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Refuse feature names that are no strings, come twice, or are columns of a result's frame."""
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise InputTypeError("feature_names: expected a sequence of strings, one per player.")
+    names = tuple(names)
+    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if twice is not None:
+        raise InputError(f"feature_names: {twice!r} comes twice. Names must differ.")
+    taken = next((name for name in names if name in RESERVED), None)
+    if taken is not None:
+        raise InputError(f"feature_names: {taken!r} is a column of the result itself. Rename that feature.")
+    return names
+
+
+def as_json(target: Any) -> Any:
+    """A target in types that JSON can hold."""
+    if isinstance(target, Tensor):
+        return target.tolist()
+    if isinstance(target, list | tuple):
+        return [as_json(t) for t in target]
+    return target if target is None else int(target)
