@@ -227,6 +227,7 @@ def test_a_table_without_names_numbers_its_players(net: Path, tmp_path: Path) ->
         (["--target", "argmax", "--target", "1"], "cannot be combined"),
         ([], "target"),
         (["--players", "grid:2"], "--players 'grid:2'"),
+        (["--players", "grid:2x2", "--target", "0"], "patches need two axes"),
         (["--players", "nothing.npy"], "nothing.npy"),
         (["--nodes", "4"], "--nodes is an option of --method propagation"),
         (["--target", "0", "--audit", "3"], "too few"),

@@ -104,10 +104,11 @@ def expect(
     """`E p_j(g(X) - centre, g'(X), g''(X), ...)` for `X ~ N(m, v)` and polynomials `p_j`.
 
     Up to `s = asymptotes.wide` by the trapezoid rule, spectrally accurate: about 1e-9 while `g` is smooth on the scale
-    of `s / 5`, up to the 1e-10 of X beyond 6.5 deviations. A wider X would step over the bend of `g`. There `p = q + (p - q)` with the same polynomial q of the
-    asymptotes: the truncated moments of X give `E q` exactly, and `p - q`, which vanishes beyond `reach`, is integrated
-    against the density of X by a Gauss-Legendre rule on each side of 0: about 1e-9 for every s, 1e-7 for derivatives. In
-    float32 the sums of g'' and higher cancel, to s times its precision.
+    of `s / 5`, leaving out the 1e-10 of X beyond 6.5 deviations. A wider X would step over the bend of `g`. There
+    `p = q + (p - q)` with the same polynomial q of the asymptotes: the truncated moments of X give `E q` exactly, and
+    `p - q`, which vanishes beyond `reach`, is integrated against the density of X by a Gauss-Legendre rule on each side
+    of 0: about 1e-9 for every s, 1e-7 for derivatives. In float32 the sums of g'' and higher cancel, to s times its
+    precision.
 
     Gradients follow the heat equation, `d/dm E f = E f'` and `d/dv E f = 1/2 E f''`, with the same rules and derivatives
     of the polynomials; so they exist to any order and are the exact limits at `v = 0`. They hold for smooth `g` only: no
