@@ -160,7 +160,7 @@ def test_wrong_calls_are_refused() -> None:
     "plot", [dasp.plots.bar, dasp.plots.beeswarm, dasp.plots.image, dasp.plots.waterfall]
 )
 def test_wrong_types_are_refused(plot: Callable[..., Axes]) -> None:
-    with pytest.raises(InputTypeError, match="a plot draws an Attribution, .* got str"):
+    with pytest.raises(InputTypeError, match=r"a plot draws an Attribution, .* got str"):
         plot("x")
     with pytest.raises(InputTypeError, match="target_index: expected an int, got str"):
         plot(image_result(torch.ones(1, 2, 2), torch.ones(1, 1, 2, 2)), target_index="0")

@@ -293,7 +293,7 @@ def test_operations_without_a_rule_are_all_refused_at_once_by_name_and_layer() -
     ids=["1 / x", "x / y", "x ** 3", "as_strided", "rounding"],
 )
 def test_what_a_rule_does_not_cover_is_refused(part: Callable[[Tensor], Tensor]) -> None:
-    with pytest.raises(dasp.DaspError, match="no moment rule|rows of the model .* depend on each other"):
+    with pytest.raises(dasp.DaspError, match=r"no moment rule|rows of the model .* depend on each other"):
         dasp.Explainer(Around(part), 0.0, method=dasp.Propagation())(torch.ones(2, PLAYERS))
 
 

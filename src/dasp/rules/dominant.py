@@ -77,5 +77,5 @@ def dominant(law: Law, axis: int | None, weight: Tensor) -> Dominant | None:
     single = (weight >= most * (1 - TIE * torch.finfo(weight.dtype).eps)).sum(0) == 1
     shape = [1] * player.dim()
     shape[0], shape[axis + 1] = presence.shape
-    q = presence.reshape(shape).expand_as(weight).gather(0, player)[0]
+    q = presence.to(weight.dtype).reshape(shape).expand_as(weight).gather(0, player)[0]
     return Dominant(player, q, single.to(weight.dtype))
