@@ -253,3 +253,31 @@ def test_every_error_is_ours_and_the_built_in_one() -> None:
     assert issubclass(dasp.InputError, ValueError)
     assert issubclass(dasp.InputTypeError, dasp.DaspError)
     assert issubclass(dasp.InputTypeError, TypeError)
+
+
+def test_arrays_of_another_byte_order_and_targets_of_numpy() -> None:
+    model, x = nn.Linear(4, 2), torch.randn(6, 4)
+    explainer = dasp.Explainer(model, method=dasp.Exact())
+    known = explainer(x, 1).per_player
+    assert torch.equal(explainer(x.numpy().astype(">f4"), np.full(6, 1)).per_player, known)
+    with pytest.raises(dasp.InputTypeError, match="target: expected integers"):
+        explainer(x, np.full(6, 1.0))
+
+
+@pytest.mark.parametrize("path", [".", "", "a\0b"])
+def test_names_that_are_no_files(path: str) -> None:
+    result = dasp.Explainer(nn.Linear(4, 1), method=dasp.Exact())(torch.randn(2, 4))
+    with pytest.raises(dasp.OutputFileError, match="not the name of a file"):
+        result.save(path)
+    with pytest.raises(dasp.DataFileError, match="not the name of a file"):
+        dasp.Attribution.load(path)
+
+
+def test_more_arguments_of_the_wrong_kind() -> None:
+    x = torch.randn(2, 4)
+    with pytest.raises(dasp.InputError, match="beyond the range"):
+        dasp.Explainer(nn.Linear(4, 1), 1e300)(x)
+    with pytest.raises(dasp.InputTypeError, match="feature_names"):
+        dasp.Explainer(nn.Linear(4, 1), feature_names=5)  # type: ignore[arg-type]
+    with pytest.raises(dasp.InputTypeError, match="confidence"):
+        dasp.Explainer(nn.Linear(4, 1), method=dasp.Exact())(x).audit(1000, confidence="x")  # type: ignore[arg-type]

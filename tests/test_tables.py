@@ -125,7 +125,7 @@ def test_a_single_number_is_not_called_empty(tmp_path: Path) -> None:
 def test_text_in_another_encoding_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(DataFileError, match="UTF-?8"):
+    with pytest.raises(DataFileError, match=r"UTF-?8"):
         read_rows(path)
 
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .errors import DataFileError, InputError, MissingExtraError, OutputFileError
+from .errors import DaspError, DataFileError, InputError, MissingExtraError, OutputFileError
 from .game import Players
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class Attribution:
         Raises:
             OutputFileError: the path cannot be written.
         """
-        path = _with_suffix(path)
+        path = _with_suffix(path, OutputFileError)
         tensors = {"base_value": self.base_value, "output": self.output, "gap": self.gap, "targets": self.targets}
         several = {"values": self.values, "inputs": self.inputs, "baselines": self.baselines}
         if self.standard_errors is not None:
@@ -213,7 +213,7 @@ class Attribution:
         Raises:
             DataFileError: the file is missing, corrupt, or not an attribution.
         """
-        path = _with_suffix(path)
+        path = _with_suffix(path, DataFileError)
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
@@ -285,9 +285,11 @@ def _names(names: list[str] | None) -> tuple[str, ...] | None:
     return None if names is None else tuple(names)
 
 
-def _with_suffix(path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
-    return path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")
+def _with_suffix(path: str | os.PathLike[str], error: type[DaspError]) -> Path:
+    name = os.fspath(path)
+    if not Path(name).name or "\0" in name:
+        raise error(f"{name!r} is not the name of a file; give one, as 'values.safetensors'.")
+    return Path(name) if name.endswith(".safetensors") else Path(name + ".safetensors")
 
 
 def _write_whole(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

@@ -89,6 +89,8 @@ def audit(
     """
     if isinstance(evaluations, bool) or not isinstance(evaluations, int):
         raise InputTypeError(f"audit: evaluations must be an int, got {type(evaluations).__name__}.")
+    if isinstance(confidence, bool) or not isinstance(confidence, int | float):
+        raise InputTypeError(f"audit: confidence must be a number, got {type(confidence).__name__}.")
     if not 0 < confidence < 1:
         raise InputError(f"audit: confidence must lie between 0 and 1, got {confidence}.")
     check_seed(seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ def mask_of(part: Any) -> Any:
     if not isinstance(part, np.ndarray):
         return part
     try:
-        return torch.from_numpy(np.array(part))
+        return torch.from_numpy(native(part))
     except TypeError:
         raise InputTypeError(f"players: expected an array of integers, got one of {part.dtype}.") from None
 
@@ -48,9 +48,14 @@ def further(arguments: Any) -> tuple[Any, ...]:
     return tuple(plain(e) if isinstance(e, Tensor) else e for e in arguments)
 
 
+def native(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """A copy in this machine's byte order, which torch needs."""
+    return np.array(array, dtype=array.dtype.newbyteorder("="))
+
+
 def checked_names(names: Sequence[str]) -> tuple[str, ...]:
     """Refuse feature names that are no strings, come twice, or are columns of a result's frame."""
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+    if isinstance(names, str) or not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
         raise InputTypeError("feature_names: expected a sequence of strings, one per player.")
     names = tuple(names)
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
@@ -64,7 +69,7 @@ def checked_names(names: Sequence[str]) -> tuple[str, ...]:
 
 def as_json(target: Any) -> Any:
     """A target in types that JSON can hold."""
-    if isinstance(target, Tensor):
+    if isinstance(target, Tensor | np.ndarray):
         return target.tolist()
     if isinstance(target, list | tuple):
         return [as_json(t) for t in target]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .attribution import Attribution
 from .audit import audit
-from .checks import as_json, check_finite, checked_names, further, mask_of, plain
+from .checks import as_json, check_finite, checked_names, further, mask_of, native, plain
 from .errors import InputError, InputTypeError
 from .estimators import Estimate, Estimator, Propagation
 from .game import Game, Players, evaluate_rows
@@ -182,7 +182,7 @@ class Explainer:
     def _tensor(self, part: Any, name: str) -> Tensor:
         if isinstance(part, np.ndarray):
             try:
-                array = torch.from_numpy(np.array(part))
+                array = torch.from_numpy(native(part))
             except TypeError:
                 raise InputTypeError(f"{name}: a numpy array of {part.dtype} holds no numbers a model takes.") from None
             dtype = self.model.dtype if array.is_floating_point() else None
@@ -266,6 +266,9 @@ class Explainer:
                 raise InputError(f"{name}: must be finite, got {number}.")
             if not x.is_floating_point() and number != int(number):
                 raise InputError(f"{name}: {number} cannot stand in for an input of {x.dtype}. Give a whole number.")
+            limits = torch.finfo(x.dtype) if x.is_floating_point() else torch.iinfo(x.dtype)
+            if not limits.min <= number <= limits.max:
+                raise InputError(f"{name}: {number:g} is beyond the range of the input's {x.dtype}.")
             return torch.full((1, *x.shape[1:]), number, dtype=x.dtype, device=x.device)
         base = self._tensor(part, name)
         if base.dtype != x.dtype:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,6 +42,10 @@ class Targets:
             InputError: a target is missing, out of range, or does not fit the output's axes or the rows.
         """
         shape = tuple(shape)
+        if isinstance(target, np.ndarray) and target.ndim:
+            if target.dtype.kind not in "iu":
+                raise InputTypeError(f"target: expected integers, got an array of {target.dtype}.")
+            target = torch.from_numpy(target.astype(np.int64))
         several = isinstance(target, list)
         if isinstance(target, Tensor) and target.ndim > 0:
             index = _per_row_index(target, rows, shape)
