@@ -136,13 +136,6 @@ def _error(halves: np.ndarray, squares: np.ndarray, pairs: int) -> float:
     return math.sqrt(variance / max(float((mean**2).sum()) - variance, 1e-300))
 
 
-def half_difference(path: Path) -> float:
-    """The error of a stored sampled truth measured again from its two independent halves: ||a - b|| / 2 / ||mean||."""
-    with np.load(path) as stored:
-        first, second = stored["halves"] * 2 / int(stored["pairs"])
-    return float(np.linalg.norm(first - second) / np.linalg.norm(first + second))
-
-
 def _savez(path: Path, arrays: dict[str, np.ndarray]) -> None:
     with path.open("wb") as file:
         np.savez(file, **arrays)
