@@ -351,3 +351,25 @@ def test_forms_of_inputs(form: str, cnn: dasp.Model) -> None:
         found = explained(cnn, given_x, 1, method=propagation(mode))
         torch.testing.assert_close(found, explained(cnn, plain, 1, method=propagation(mode)), rtol=1e-10, atol=1e-13)
     assert given_x.grad is None
+
+
+class Pooled(nn.Module):
+    """Players 0 and 1 stand on the diagonal of one pooling window: interchangeable, but paired with different others."""
+
+    def forward(self, x: Tensor) -> Any:
+        return torch.nn.functional.max_pool2d(x[:, [[0, 2], [3, 1]]].unsqueeze(1), 2).flatten(1) + x[:, 4:].sum(1, True)
+
+
+class Scored(nn.Module):
+    """Players 0 and 1 raise one score each, of the five that a softmax shares out."""
+
+    def forward(self, x: Tensor) -> Any:
+        return torch.stack((x[:, 0], x[:, 2], x[:, 1], x[:, 3:].sum(1), x[:, 4]), 1).log_softmax(1)[:, 1]
+
+
+@pytest.mark.xfail(strict=True, reason="maxima and sums of exponentials are built from pairs, in a fixed order")
+@pytest.mark.parametrize("model", [Pooled(), Scored()], ids=["max pooling", "log-softmax"])
+def test_equal_players_where_values_are_paired(model: nn.Module) -> None:
+    x = torch.tensor([[1.0, 1.0, 0.7, -0.4, 0.6, 0.2, -0.3]], dtype=torch.float64)
+    values = explained(model, x)
+    torch.testing.assert_close(values[:, 0], values[:, 1], rtol=1e-8, atol=1e-12)
