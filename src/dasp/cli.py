@@ -352,21 +352,30 @@ class _Ended(BaseException):
 
 @contextmanager
 def _ending() -> Iterator[None]:
-    """While the block runs, signals that end the process raise, so that half files are removed on the way out."""
+    """While the block runs, signals that end the process raise, so that half files are removed on the way out.
+
+    Only the first one does: readers of files that take a signal themselves send it once more, and a second one must not
+    break into the clean-up that the first began.
+    """
+    ended = False
 
     def end(number: int, frame: FrameType | None) -> None:
-        raise _Ended(number)
+        nonlocal ended
+        if not ended:
+            ended = True
+            raise _Ended(number)
 
-    # Not every system has both; what is ignored (nohup) or handled already stays so.
-    kinds = (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP"))
-    taken = [kind for kind in kinds if kind and signal.getsignal(kind) is signal.SIG_DFL]
-    for kind in taken:
+    # Not every system has all; what is ignored (nohup) or handled already stays so.
+    kinds = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    before = {kind: signal.getsignal(kind) for kind in kinds if signal.getsignal(kind) in usual}
+    for kind in before:
         signal.signal(kind, end)
     try:
         yield
     finally:
-        for kind in taken:
-            signal.signal(kind, signal.SIG_DFL)
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -385,8 +394,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         click.echo("interrupted: nothing was written", err=True)
         sys.exit(130)
     except _Ended as signalled:
-        click.echo(f"{signal.Signals(signalled.args[0]).name}: nothing was written", err=True)
-        sys.exit(128 + signalled.args[0])
+        kind = signal.Signals(signalled.args[0])
+        click.echo(f"{'interrupted' if kind is signal.SIGINT else kind.name}: nothing was written", err=True)
+        sys.exit(128 + kind)
     except MissingRuleError as error:
         click.echo(f"error: {error}\n  {_WITHOUT_RULES}", err=True)
         sys.exit(2)

@@ -1,8 +1,14 @@
-"""Rules for max pooling: windows taken apart one axis at a time, each a balanced tree of maxima of two (Clark, 1961)."""
+"""Rules for max pooling, built from maxima of two (Clark, 1961).
+
+How values are paired matters to an approximation. Windows of up to four take the mean over all pairings, so that equal
+players get equal values wherever they stand; larger ones are taken one axis at a time, by the same means up to a side of
+four, and along a balanced tree beyond.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -43,44 +49,94 @@ def _larger_valid(context: Context, a: _Candidate, b: _Candidate) -> _Candidate:
     factors = None
     if both.factors is not None and a.value.factors is not None and b.value.factors is not None:
         factors = choose(both.factors, a.value.factors, b.value.factors)
-    merged = Gaussian(
-        choose(both.mean, a.value.mean, b.value.mean), factors, choose(both.rest, a.value.rest, b.value.rest)
-    )
+    merged = Gaussian(choose(both.mean, a.value.mean, b.value.mean), factors, choose(both.rest, a.value.rest, b.value.rest))
     return _Candidate(merged, a_valid | b_valid)
 
 
-def _tree(context: Context, candidates: Sequence[_Candidate]) -> Gaussian:
-    level = list(candidates)
-    while len(level) > 1:
-        pairs = [_larger_valid(context, a, b) for a, b in zip(level[::2], level[1::2], strict=False)]
-        level = pairs + ([level[-1]] if len(level) % 2 else [])
-    return level[0].value
+_PAIRINGS = {  # every way to pair up the members of a small window, as trees of places
+    1: (0,),
+    2: ((0, 1),),
+    3: (((0, 1), 2), ((0, 2), 1), ((1, 2), 0)),
+    4: (((0, 1), (2, 3)), ((0, 2), (1, 3)), ((0, 3), (1, 2))),
+}
+
+
+def _largest(context: Context, members: Sequence[_Candidate]) -> _Candidate:
+    """The maximum of the members: of up to four the mean over all pairings, so that their order does not matter; of
+    more along one balanced tree.
+    """
+    found: dict[Any, _Candidate] = dict(enumerate(members))
+    return _average([_of(context, tree, found) for tree in _PAIRINGS.get(len(members)) or [_balanced(range(len(members)))]])
+
+
+def _of(context: Context, tree: Any, found: dict[Any, _Candidate]) -> _Candidate:
+    """The maximum along a tree, each pair once."""
+    if tree not in found:
+        left, right = (_of(context, branch, found) for branch in tree)
+        found[tree] = _larger_valid(context, left, right)
+    return found[tree]
+
+
+def _balanced(places: Sequence[Any]) -> Any:
+    """A balanced tree of pairs of neighbours."""
+    while len(places) > 1:
+        odd = places[-1:] if len(places) % 2 else []
+        places = [*zip(places[::2], places[1::2], strict=False), *odd]
+    return places[0]
+
+
+def _average(ways: Sequence[_Candidate]) -> _Candidate:
+    """Mean of the moments that several ways to the same maximum give."""
+    if len(ways) == 1:
+        return ways[0]
+    values = [way.value for way in ways]
+    factors = [value.factors for value in values if value.factors is not None]
+    mean = sum((value.mean for value in values[1:]), values[0].mean) / len(ways)
+    rest = sum((value.rest for value in values[1:]), values[0].rest) / len(ways)
+    shared = sum(factors[1:], factors[0]) / len(ways) if factors else None
+    return _Candidate(Gaussian(mean, shared, rest), ways[0].valid)
 
 
 def _each(value: Gaussian, f: Callable[[Tensor], Tensor]) -> Gaussian:
     return Gaussian(f(value.mean), value.map_factors(f), f(value.rest))
 
 
-def _pool_axis(
-    context: Context, value: Gaussian, axis: int, members: list[list[int]], valid: list[list[bool]]
-) -> Gaussian:
-    """Maximum over windows along one axis.
+@dataclass(frozen=True)
+class _Windows:
+    """The windows along one axis.
 
-    Args:
-        context: of the pooling.
-        value: the value to pool.
-        axis: the axis, counted from the end (negative).
+    Attributes:
+        axis: counted from the end (negative).
         members: positions of the members of every window, (window, size); any position where not valid.
         valid: which members exist, (window, size).
     """
-    shape = [-1] + [1] * (-axis - 1)
-    candidates = []
-    for positions, exists in zip(members, valid, strict=True):
+
+    axis: int
+    members: list[list[int]]
+    valid: list[list[bool]]
+
+
+def _pool(context: Context, value: Gaussian, windows: Sequence[_Windows]) -> Gaussian:
+    """Maximum over windows: over small ones at once, over larger ones one axis after the other."""
+    at_once = math.prod(len(one.members) for one in windows) in _PAIRINGS
+    for group in [windows] if at_once else [[one] for one in windows]:
+        members = [_Candidate(value, None)]
+        for one in group:
+            members = [part for whole in members for part in _along(whole, one)]
+        value = _largest(context, members).value
+    return value
+
+
+def _along(whole: _Candidate, windows: _Windows) -> Iterator[_Candidate]:
+    """The members of the windows along one axis."""
+    shape = [-1] + [1] * (-windows.axis - 1)
+    for positions, exists in zip(windows.members, windows.valid, strict=True):
         if any(exists):
-            part = _each(value, partial(_take, axis=axis, positions=positions))
-            mask = None if all(exists) else torch.tensor(exists, device=value.mean.device).reshape(shape)
-            candidates.append(_Candidate(part, mask))
-    return _tree(context, candidates)
+            take = partial(_take, axis=windows.axis, positions=positions)
+            mask = None if all(exists) else torch.tensor(exists, device=whole.value.mean.device).reshape(shape)
+            if whole.valid is not None:
+                mask = whole.valid if mask is None else whole.valid & mask
+            yield _Candidate(_each(whole.value, take), mask)
 
 
 def _take(part: Tensor, axis: int, positions: list[int]) -> Tensor:
@@ -121,17 +177,19 @@ def _plan(space: int, args: Sequence[Any]) -> tuple[list[int], list[int], list[i
 def _max_pool(space: int) -> Callable[..., Gaussian]:
     def apply(context: Context, value: Gaussian, *args: Any) -> Gaussian:
         kernel, stride, padding, dilation, ceil_mode = _plan(space, args)
+        windows = []
         for i in range(space):
             axis = i - space
             at, exists = _windows(value.mean.shape[axis], kernel[i], stride[i], padding[i], dilation[i], ceil_mode)
-            value = _pool_axis(context, value, axis, at, exists)
-        return value
+            windows.append(_Windows(axis, at, exists))
+        return _pool(context, value, windows)
 
     return apply
 
 
 def _adaptive_max_pool(space: int) -> Callable[..., tuple[Gaussian, None]]:
     def apply(context: Context, value: Gaussian, sizes: Sequence[int]) -> tuple[Gaussian, None]:
+        windows = []
         for i in range(space):
             axis, size = i - space, sizes[i]
             length = value.mean.shape[axis]
@@ -140,8 +198,8 @@ def _adaptive_max_pool(space: int) -> Callable[..., tuple[Gaussian, None]]:
             window = max(e - s for s, e in zip(start, end, strict=True))
             at = [[min(s + k, length - 1) for s in start] for k in range(window)]
             exists = [[s + k < e for s, e in zip(start, end, strict=True)] for k in range(window)]
-            value = _pool_axis(context, value, axis, at, exists)
-        return value, None
+            windows.append(_Windows(axis, at, exists))
+        return _pool(context, value, windows), None
 
     return apply
 
