@@ -36,6 +36,7 @@ ORDER = (
     "checks",
     "explainer",
     "plots",
+    "experiments",
     "cli",
 )
 PLOTS_KNOW = {"attribution", "errors", "plots"}
