@@ -22,6 +22,7 @@ ORDER = (
     "gaussian",
     "grouping",
     "law",
+    "size_law",
     "rules",
     "rewrite",
     "graph",

@@ -16,6 +16,7 @@ from .errors import MissingRuleError as MissingRuleError
 from .errors import ModelFileError as ModelFileError
 from .errors import NumericsError as NumericsError
 from .errors import OutputFileError as OutputFileError
+from .estimators import DASP as DASP
 from .estimators import Estimate as Estimate
 from .estimators import Estimator as Estimator
 from .estimators import Exact as Exact

@@ -219,6 +219,13 @@ class Game:
         """v of all players, (B, T): the model's output at the input itself."""
         return self._end(True)
 
+    def moved(self, rows: Tensor) -> Tensor:
+        """Whether a player differs from its baseline anywhere, (rows, 1, n); who does not adds exactly nothing."""
+        moved = torch.zeros(len(rows), self.players.count, dtype=torch.long, device=self.device)
+        for x, b, label in zip(self.inputs, self.baselines, self.players.labels, strict=True):
+            moved = moved.index_add(1, label.flatten(), (x[rows] != b.expand_as(x)[rows]).long().flatten(1))
+        return (moved > 0).unsqueeze(1)
+
     def check_ends(self) -> None:
         """Evaluate both ends now, so that a model that cannot be explained is named before any work.
 

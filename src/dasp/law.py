@@ -140,14 +140,7 @@ class CoalitionLaw:
 
     def _columns(self, owned: Owned, step: Tensor, linear: LinearMap) -> Tensor:
         """`D_g` of every player, (n, B, *out)."""
-        players = torch.arange(1, self.players + 1, device=step.device)
-        labels = owned.labels.unsqueeze(owned.axis)
-        size = max(1, self.memory // max(1, 8 * step.numel() * step.element_size()))
-
-        def column(player: Tensor) -> Tensor:
-            return linear.homogeneous(step * (labels == player))
-
-        return torch.cat([torch.vmap(column)(chunk) for chunk in players.split(size)])
+        return player_columns(owned, step, linear, torch.arange(self.players, device=step.device), self.memory)
 
     def _one_node(self, value: Tensor, axis: int) -> Tensor:
         """The rows of one node; owned values are the same at every node."""
@@ -175,3 +168,24 @@ def spread(per_player: Tensor, labels: Tensor, axis: int) -> Tensor:
     padded = torch.nn.functional.pad(per_player, (1, 0))
     return padded[:, labels.flatten()].reshape(-1, *labels.shape).movedim(0, axis)
 
+
+def player_columns(owned: Owned, step: Tensor, linear: LinearMap, players: Tensor, memory: int) -> Tensor:
+    """What each of some players alone adds to the result of a linear map, `A (step on its elements)`.
+
+    Args:
+        owned: the elements, with their owners.
+        step: their differences, (*s).
+        linear: the map.
+        players: which, counted from 0, (P,).
+        memory: bytes that one chunk of players may take.
+
+    Returns:
+        (P, *out).
+    """
+    labels = owned.labels.unsqueeze(owned.axis)
+    size = max(1, memory // max(1, 8 * step.numel() * step.element_size()))
+
+    def column(player: Tensor) -> Tensor:
+        return linear.homogeneous(step * (labels == player + 1))
+
+    return torch.cat([torch.vmap(column)(chunk) for chunk in players.split(size)])

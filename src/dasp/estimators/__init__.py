@@ -2,6 +2,7 @@
 
 from .base import Estimate as Estimate
 from .base import Estimator as Estimator
+from .dasp import DASP as DASP
 from .exact import Exact as Exact
 from .propagation import Propagation as Propagation
 from .sampling import PermutationSampling as PermutationSampling

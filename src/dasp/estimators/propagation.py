@@ -198,7 +198,7 @@ class _Work:
             first, last = self._ends(rows)
             total = total + self.nodes.end * (first + last)
             mixed = (first.abs() + last.abs()).sum(1).topk(self.mixture).indices  # (rows, h)
-        moved = self._moved(rows)
+        moved = game.moved(rows)
         if not len(self.nodes.inner):
             return total.where(moved, torch.zeros_like(total))
         rank: str | Tensor | None = None
@@ -212,14 +212,6 @@ class _Work:
             q, w = self.nodes.inner[index], self.nodes.weights[index]
             total = total + self._nodes(rows, q, w, rank, mixed, states, folded)
         return total.where(moved, torch.zeros_like(total))
-
-    def _moved(self, rows: Tensor) -> Tensor:
-        """Whether a player differs from its baseline anywhere, (rows, 1, n); who does not adds exactly nothing."""
-        game = self.game
-        moved = torch.zeros(len(rows), game.players.count, dtype=torch.long, device=game.device)
-        for x, b, label in zip(game.inputs, game.baselines, game.players.labels, strict=True):
-            moved = moved.index_add(1, label.flatten(), (x[rows] != b.expand_as(x)[rows]).long().flatten(1))
-        return (moved > 0).unsqueeze(1)
 
     def _ends(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Exact marginal contributions to nobody and to everybody else, (rows, T, n) each."""
