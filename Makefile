@@ -10,7 +10,7 @@ help:
 	@echo "make explain   train a small CNN on the handwritten digits, explain 100 images, print measured errors"
 	@echo "make test      ruff, strict types and all tests"
 	@echo "make lint      ruff and strict types only"
-	@echo "make bench     measure every estimator on real data, and put the figures into README.md"
+	@echo "make bench     measure every method on the data of the paper, and put the figures into README.md"
 	@echo "make picture   draw the picture in README.md"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -33,7 +33,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2
 
 bench: $(STAMP)
-	$(PY) benchmarks/frontier.py
+	$(VENV)/bin/dasp reproduce parkinson mnist
 	$(PY) benchmarks/cost.py
 	$(PY) benchmarks/readme.py
 

@@ -1,16 +1,15 @@
 """What the diagonal propagation costs, in units that do not depend on the machine, and how complete the values are.
 
-    python benchmarks/cost.py --data FOLDER [--out out] [--threads 1]
+    python benchmarks/cost.py [--data FOLDER] [--out out/paper] [--threads 1]
 
 (a) one explanation of a batch in plain forward passes of the same batch, and where the time goes;
-(b) the cost per pixel from 28x28 to 224x224; (c) the time ratio to DASP as published; (d) the completeness gap at 16
+(b) the cost per pixel from 28x28 to 224x224; (c) the time ratio to DASP as published (`dasp.DASP`); (d) completeness at 16
 Legendre nodes. Times are processor time of the process. Writes cost.json and cost.md under --out.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,10 +21,10 @@ from torch.profiler import ProfilerActivity, profile
 from tqdm.auto import tqdm
 
 import dasp
-import data
-import networks
-import published
-from networks import replace_file
+from dasp.experiments.data import Split
+from dasp.experiments.files import DataFolder, write_text
+from dasp.experiments.problems import Settings, mnist_network, parkinson_network
+from dasp.experiments.report import as_json
 
 Result = dict[str, Any]
 BATCH = 32
@@ -178,20 +177,19 @@ def per_pixel() -> Result:
 def against_published(model: nn.Sequential, inputs: Tensor, targets: Tensor) -> Result:
     """(c) Seconds an image: DASP as published with 8 sizes against the diagonal with 4 nodes."""
     explainer = dasp.Explainer(model, 0.0, method=diagonal())
+    reference = dasp.Explainer(model, 0.0, method=dasp.DASP(sizes=8))
     some, wanted = inputs[:BATCH], targets[:BATCH]
-    # Its fastest chunk of those tried; the reference is given its best.
-    chunks = (256, 512, 1024)
-    runs = [lambda c=c: published.dasp(model, some[:1], wanted[:1], sizes=8, rows=c) for c in chunks]
-    *reference, ours = fastest(*runs, lambda: explainer(some, wanted), seconds=1.0, least=3)
+    published, ours = fastest(
+        lambda: reference(some[:1], wanted[:1]), lambda: explainer(some, wanted), seconds=1.0, least=3
+    )
     return {
-        "published_seconds": min(reference),
-        "published_rows_at_once": chunks[reference.index(min(reference))],
+        "published_seconds": published,
         "diagonal_seconds": ours / BATCH,
-        "ratio": min(reference) * BATCH / ours,
+        "ratio": published * BATCH / ours,
     }
 
 
-def gaps(split: data.Split, mlp: nn.Module, digits: Tensor, targets: Tensor, model: nn.Module) -> Result:
+def gaps(split: Split, mlp: nn.Module, digits: Tensor, targets: Tensor, model: nn.Module) -> Result:
     """(d) |sum of values - (output - base value)| / sum of |values| at 16 Legendre nodes."""
     legendre = {"nodes": 16, "rule": "legendre"}
     images = torch.randn(8, 1, 56, 56, generator=torch.Generator().manual_seed(1))
@@ -219,15 +217,16 @@ def gaps(split: data.Split, mlp: nn.Module, digits: Tensor, targets: Tensor, mod
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder with the data files (default: the environment variable DASP_DATA)")
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for results and cache (default: out)")
+    parser.add_argument("--data", help="folder with the data files (default: DASP_DATA, else downloaded)")
+    parser.add_argument("--out", type=Path, default=Path("out/paper"), help="folder for results and cache (default: out/paper)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads, for comparable times (default: 1)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    folder, cache = data.data_folder(options.data), options.out / "cache"
-    voices, images = data.parkinson(folder), data.mnist(folder)
-    mlp, lenet = networks.trained_mlp(voices, cache), networks.trained_lenet(images, cache)
-    digits = images.test_inputs[:BATCH]
+    cache = options.out / "cache"
+    settings = Settings(files=DataFolder.find(options.data, cache / "data"), cache=cache)
+    voices, images = parkinson_network(settings), mnist_network(settings)
+    mlp, lenet = voices.model, images.model
+    digits = images.split.test_inputs[:BATCH]
     with torch.no_grad():
         targets = lenet(digits).argmax(dim=1)
     result: Result = {
@@ -236,11 +235,11 @@ def main() -> None:
         "forwards": in_forwards(lenet, digits, targets),
         "pixels": per_pixel(),
         "published": against_published(lenet, digits, targets),
-        "gaps": gaps(voices, mlp, digits, targets, lenet),
+        "gaps": gaps(voices.split, mlp, digits, targets, lenet),
     }
     text = table(result)
-    replace_file(options.out / "cost.json", lambda partial: partial.write_text(json.dumps(result, indent=1) + "\n"))
-    replace_file(options.out / "cost.md", lambda partial: partial.write_text(text + "\n"))
+    write_text(options.out / "cost.json", as_json(result))
+    write_text(options.out / "cost.md", text + "\n")
     print(text)
 
 

@@ -14,9 +14,10 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class X:
-    """Stands for a random argument of this shape."""
+    """Stands for a random argument of this shape; if `above` is not 0, its means are above that."""
 
     shape: tuple[int, ...]
+    above: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,11 @@ def x(*shape: int) -> X:
     return X(shape)
 
 
+def positive(*shape: int, above: float = 5.0) -> X:
+    """Far enough above 0 for roots and logarithms of Gaussian samples."""
+    return X(shape, above)
+
+
 def k(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape)))
 
@@ -60,6 +66,9 @@ def curved(op: OpOverload, *args: Any, tolerance: float = 0.0, rows: bool = True
 TWICE = X(())  # the same random value as the argument before it
 MASK = torch.tensor([True, False, False, True])
 INDEX = torch.tensor([2, 0, 2])
+COLUMNS = torch.tensor([[2, 0], [2, 3]])
+SEEN = torch.tensor([[True, False, True], [True, True, False], [False, False, True]])
+BIAS = torch.tensor([[0.0, 0.3], [-torch.inf, 1.0], [0.0, -torch.inf]], dtype=torch.float64)
 
 LINEAR = (
     affine(aten.linear.default, x(2, 4), k(3, 4), k(3)),
@@ -267,10 +276,185 @@ POOLS = (
 )
 
 SOFT = (
-    curved(aten.softmax.int, x(2, 4), 1, tolerance=0.25),
-    curved(aten._softmax.default, x(2, 3, 2), -2, False, tolerance=0.25),
+    curved(aten.softmax.int, x(2, 4), 1, tolerance=0.05),
+    curved(aten._softmax.default, x(2, 3, 2), -2, False, tolerance=0.05),
     curved(aten.log_softmax.int, x(2, 4), -1, tolerance=0.05),
     curved(aten._log_softmax.default, x(2, 3, 2), 1, False, tolerance=0.05),
 )
 
-TABLE = (*LINEAR, *ARITHMETIC, *MOVES, *ELEMENTWISE, *POOLS, *SOFT)
+PRODUCTS = (
+    curved(aten.mm.default, x(2, 3), x(3, 2), tolerance=0.07, rows=False),
+    curved(aten.bmm.default, x(2, 2, 3), x(2, 3, 2), tolerance=0.05),
+    curved(aten.matmul.default, x(2, 2, 3), x(2, 3, 2), tolerance=0.05),
+    curved(aten.matmul.default, x(2, 1, 2, 3), x(2, 2, 3, 2), tolerance=0.05),
+    curved(aten.baddbmm.default, k(2, 2, 2), x(2, 2, 3), x(2, 3, 2), beta=0.5, alpha=2, tolerance=0.05, rows=False),
+    curved(aten.baddbmm.default, x(2, 2, 2), x(2, 2, 3), x(2, 3, 2), beta=0.5, alpha=2, tolerance=0.05),
+    curved(aten.addmm.default, x(3, 2), x(3, 3), k(3, 2), rows=False, beta=2),
+    affine(aten.addmm.default, x(2), k(3, 3), k(3, 2), rows=False, beta=2, alpha=3),
+    affine(aten.addmm.default, x(2, 2), k(2, 3), k(3, 2), rows=False),
+    affine(aten.addmv.default, k(2), x(2, 3), k(3), rows=False, beta=2, alpha=3),
+    affine(aten.addmv.default, x(2), x(2, 3), k(3), beta=2, alpha=3),
+    affine(aten.bilinear.default, x(2, 3), k(2, 4), k(5, 3, 4), k(5), rows=False),
+    affine(aten.bilinear.default, k(2, 3), x(2, 4), k(5, 3, 4), rows=False),
+    curved(aten.bilinear.default, x(2, 3), x(2, 4), k(2, 3, 4), k(2), tolerance=0.15),
+    curved(aten.cosine_similarity.default, x(2, 4), x(2, 4), tolerance=0.35),
+    curved(aten.cosine_similarity.default, x(2, 3, 2), k(2, 3, 1), tolerance=0.2, rows=False),
+    curved(aten.cosine_similarity.default, x(2, 3, 2), x(2, 3, 1), -1, tolerance=0.35),
+)
+
+ATTENTION = (
+    curved(aten.scaled_dot_product_attention.default, *[x(2, 1, 3, 2)] * 3, tolerance=0.2),
+    curved(aten.scaled_dot_product_attention.default, *[x(2, 1, 3, 2)] * 3, None, 0.0, True, tolerance=0.2),
+    curved(aten.scaled_dot_product_attention.default, *[x(2, 1, 3, 2)] * 3, SEEN, scale=0.3, tolerance=0.1),
+    curved(aten.scaled_dot_product_attention.default, x(2, 3, 2), x(2, 2, 2), x(2, 2, 4), BIAS, tolerance=0.12),
+    curved(
+        aten.scaled_dot_product_attention.default, x(2, 4, 2, 2), x(2, 2, 2, 2), x(2, 2, 2, 2), enable_gqa=True, tolerance=0.2
+    ),
+    curved(aten.scaled_dot_product_attention.default, x(2, 3, 2), k(3, 2), k(3, 4), tolerance=0.2),
+    curved(aten.scaled_dot_product_attention.default, k(3, 2), x(2, 3, 2), k(3, 4), tolerance=0.2),
+    affine(aten.scaled_dot_product_attention.default, k(1, 3, 2), k(1, 3, 2), x(2, 3, 4), SEEN),
+)
+
+NORMS = (
+    curved(aten.layer_norm.default, x(2, 5), [5], k(5), k(5), tolerance=0.25),
+    curved(aten.layer_norm.default, x(2, 3, 4), [3, 4], tolerance=0.1),
+    curved(aten.native_layer_norm.default, x(2, 5), [5], k(5), None, 0.1, tolerance=0.15),
+    curved(aten.rms_norm.default, x(2, 5), [5], k(5), 1e-3, tolerance=0.2),
+    curved(aten.rms_norm.default, x(2, 3, 2), [3, 2], tolerance=0.15),
+    curved(aten.group_norm.default, x(2, 4, 3), 2, k(4), k(4), tolerance=0.2),
+    curved(aten.group_norm.default, x(2, 3, 2, 2), 1, None, None, 0.1, tolerance=0.1),
+    curved(aten.instance_norm.default, x(2, 2, 5), k(2), k(2), None, None, True, 0.1, 1e-5, True, tolerance=0.15),
+    affine(aten.instance_norm.default, x(2, 2, 3), k(2), k(2), k(2), k(2) ** 2, False, 0.1, 1e-5, True),
+    curved(aten.var.correction, x(2, 5), [1]),
+    curved(aten.var.correction, x(2, 3, 2), [-1, 1], correction=0, keepdim=True),
+    curved(aten.var.correction, x(3, 2), rows=False),
+    curved(aten.std.correction, x(2, 5), [1], tolerance=0.16),
+    curved(aten.std.correction, x(2, 3, 2), [1], correction=0, keepdim=True, tolerance=0.3),
+    curved(aten.var_mean.correction, x(2, 5), [1], correction=1),
+    curved(aten.linalg_vector_norm.default, x(2, 5), 2, [1], True, tolerance=0.16),
+    curved(aten.linalg_vector_norm.default, x(2, 3, 2), 2, [1, 2], tolerance=0.18),
+    curved(aten.linalg_vector_norm.default, x(2, 5), 1, [1], tolerance=0.05),
+    curved(aten.linalg_vector_norm.default, x(2, 5), float("inf"), [1], tolerance=0.3),
+    curved(aten.linalg_vector_norm.default, x(2, 2), -float("inf"), [1], tolerance=0.45),
+    curved(aten.prod.dim_int, x(2, 3), 1, tolerance=0.33),
+    curved(aten.prod.dim_int, x(2, 2, 2), -2, True),
+)
+
+EXTREMES = (
+    curved(aten.maximum.default, x(2, 5), x(2, 5)),
+    curved(aten.maximum.default, x(2, 1), k(3)),
+    curved(aten.maximum.default, x(2, 1, 2), x(2, 3, 1)),
+    affine(aten.maximum.default, x(2, 3), TWICE),
+    curved(aten.minimum.default, x(2, 5), x(2, 5)),
+    curved(aten.minimum.default, k(3), x(2, 1)),
+    affine(aten.minimum.default, x(2, 3), TWICE),
+    curved(aten.fmax.default, x(2, 5), x(2, 5)),
+    curved(aten.fmin.default, x(2, 5), k(5)),
+    curved(aten.logaddexp.default, x(2, 5), x(2, 5)),
+    curved(aten.logaddexp.default, x(2, 1), k(3)),
+    curved(aten.clamp.Tensor, x(2, 5), -k(5).abs(), k(5).abs(), tolerance=0.2),
+    curved(aten.clamp.Tensor, x(2, 5), None, k(5)),
+    curved(aten.clamp.Tensor, x(2, 5), x(2, 5)),
+    curved(aten.clamp_min.Tensor, x(2, 5), k(5)),
+    curved(aten.clamp_max.Tensor, x(2, 5), k(5)),
+    curved(aten.amax.default, x(2, 4), [1], tolerance=0.13),
+    curved(aten.amax.default, x(2, 3, 2), [-1, 1], True, tolerance=0.15),
+    curved(aten.amax.default, x(2, 3), [], rows=False, tolerance=0.18),
+    curved(aten.amin.default, x(2, 7), [1], tolerance=0.15),
+    curved(aten.max.dim, x(2, 3), 1, tolerance=0.05),
+    curved(aten.max.dim, x(2, 2, 2), -1, True),
+    curved(aten.min.dim, x(2, 3, 2), 1, tolerance=0.05),
+    curved(aten.max.default, x(2, 2), rows=False, tolerance=0.14),
+    curved(aten.min.default, x(2, 2), rows=False, tolerance=0.16),
+    curved(aten.logsumexp.default, x(2, 4), [1], tolerance=0.08),
+    curved(aten.logsumexp.default, x(2, 3, 2), [-1, 1], True, tolerance=0.1),
+)
+
+POWERS = (
+    curved(aten.sqrt.default, positive(2, 5), tolerance=0.04),
+    curved(aten.rsqrt.default, positive(2, 5), tolerance=0.09),
+    curved(aten.reciprocal.default, positive(2, 5), tolerance=0.13),
+    *(
+        curved(op, positive(2, 5), tolerance=0.06)
+        for op in (aten.log.default, aten.log2.default, aten.log10.default, aten.log1p.default)
+    ),
+    curved(aten.pow.Tensor_Scalar, positive(2, 5), 0.5, tolerance=0.04),
+    curved(aten.pow.Tensor_Scalar, positive(2, 5), 1.5, tolerance=0.05),
+    curved(aten.pow.Tensor_Scalar, positive(2, 5), -0.5, tolerance=0.09),
+    curved(aten.pow.Tensor_Scalar, positive(2, 5), -1, tolerance=0.13),
+    curved(aten.pow.Tensor_Scalar, positive(2, 5), -2, tolerance=0.3),
+    curved(aten.pow.Tensor_Scalar, positive(2, 5), -3, tolerance=0.6),
+    *(curved(aten.pow.Tensor_Scalar, x(2, 5), p) for p in (3, 4, 5.0)),
+    affine(aten.pow.Tensor_Scalar, x(2, 5), 1),
+    curved(aten.pow.Scalar, 1.5, x(2, 5)),
+    curved(aten.pow.Tensor_Tensor, x(2, 5), torch.tensor(3.0, dtype=torch.float64)),
+    curved(aten.pow.Tensor_Tensor, positive(2, 5), k(5), tolerance=0.04),
+    curved(aten.pow.Tensor_Tensor, k(5).abs(), x(2, 5)),
+    curved(aten.pow.Tensor_Tensor, positive(2, 1), x(2, 5), tolerance=0.6),
+    curved(aten.div.Tensor, x(2, 5), positive(2, 5), tolerance=0.06),
+    curved(aten.div.Tensor, x(2, 3, 4), positive(2, 1, 4), tolerance=0.06),
+    curved(aten.div.Tensor, 2.0, positive(2, 5), tolerance=0.13),
+)
+
+CURVES = (
+    *(
+        curved(op, x(2, 5))
+        for op in (
+            aten.celu.default, aten.softshrink.default, aten.hardshrink.default, aten.sign.default, aten.erfc.default,
+            aten.atan.default, aten.expm1.default, aten.exp2.default, aten.rrelu.default,
+        )
+    ),
+    curved(aten.sinh.default, x(2, 5), tolerance=0.001),
+    curved(aten.cosh.default, x(2, 5), tolerance=0.001),
+    curved(aten.celu.default, x(2, 5), 0.3),
+    curved(aten.hardshrink.default, x(2, 5), 0.2),
+    curved(aten.threshold.default, x(2, 5), 0.3, -0.7),
+    curved(aten.lerp.Tensor, x(2, 5), x(2, 5), x(2, 5), tolerance=0.15),
+    curved(aten.lerp.Tensor, x(2, 5), k(5), x(2, 5), tolerance=0.2),
+    affine(aten.lerp.Tensor, k(5), k(5) + 1, x(2, 5)),
+    affine(aten.lerp.Tensor, x(2, 5), x(2, 5), k(5)),
+    affine(aten.lerp.Scalar, x(2, 5), x(2, 5), 0.3),
+    affine(aten.lerp.Scalar, k(2, 5), x(2, 5), 0.3, rows=False),
+)  # fmt: skip
+
+RESIZED = (
+    affine(aten.upsample_linear1d.vec, x(2, 1, 3), None, False, [2.0]),
+    affine(aten.upsample_linear1d.vec, x(2, 2, 3), [5], True, None),
+    affine(aten.upsample_linear1d.default, x(2, 1, 5), [3], False, 0.7),
+    affine(aten.upsample_bilinear2d.vec, x(2, 1, 2, 3), None, False, [2.0, 1.5]),
+    affine(aten.upsample_bilinear2d.vec, x(2, 2, 3, 2), [2, 5], True, None),
+    affine(aten.upsample_bilinear2d.default, x(2, 1, 3, 2), [2, 3], False, None, None),
+    affine(aten.upsample_trilinear3d.vec, x(2, 1, 2, 3, 2), None, False, [1.0, 2.0, 1.5]),
+    affine(aten.upsample_trilinear3d.default, x(2, 1, 2, 2, 2), [3, 1, 2], True),
+    affine(aten.upsample_bicubic2d.vec, x(2, 1, 3, 4), [5, 6], False, None),
+    affine(aten.upsample_bicubic2d.default, x(2, 1, 3, 4), [2, 6], True),
+    affine(aten._upsample_bilinear2d_aa.vec, x(2, 1, 5, 4), [2, 3], False, None),
+    affine(aten._upsample_bilinear2d_aa.default, x(2, 1, 5, 4), [2, 3], False),
+    affine(aten._upsample_bicubic2d_aa.vec, x(2, 1, 5, 4), [3, 3], False, None),
+    affine(aten._upsample_bicubic2d_aa.default, x(2, 1, 4, 5), [3, 2], False),
+    affine(aten.upsample_nearest1d.vec, x(2, 2, 3), None, [2.0]),
+    affine(aten.upsample_nearest3d.vec, x(2, 1, 2, 2, 2), [3, 4, 2], None),
+    affine(aten.col2im.default, x(2, 4, 6), [3, 4], [2, 2], [1, 1], [0, 0], [1, 1]),
+)
+
+PLACED = (
+    affine(aten.scatter.src, x(2, 4), 1, COLUMNS, x(2, 3), rows=False),
+    affine(aten.scatter.src, k(2, 4), 1, COLUMNS, x(2, 2), rows=False),
+    affine(aten.scatter.value, x(2, 4), 1, COLUMNS, 0.7, rows=False),
+    affine(aten.scatter_add.default, x(2, 4), 1, COLUMNS, x(2, 3), rows=False),
+    affine(aten.index_copy.default, x(2, 4), 1, INDEX[:2], x(2, 2)),
+    affine(aten.index_add.default, x(2, 4, 2), 1, INDEX, x(2, 3, 2), alpha=-2),
+    affine(aten.index_add.default, x(2, 4), 1, INDEX, k(2, 3), alpha=2, rows=False),
+    affine(aten.index_add.default, k(2, 4), 1, INDEX, x(2, 3), alpha=2, rows=False),
+    affine(aten.index_put.default, x(2, 4), [None, INDEX[:2]], x(2, 2)),
+    affine(aten.index_put.default, x(2, 4), [None, INDEX], x(2, 3), True),
+    affine(aten.index_put.default, x(2, 4), [None, MASK], torch.tensor(0.5, dtype=torch.float64)),
+    affine(aten.index_put.default, k(2, 4), [torch.tensor([[0], [1]]), INDEX[:2]], x(2, 2), rows=False),
+    affine(aten.diagonal_scatter.default, x(2, 3, 3), x(2, 2), 1, 1, 2),
+    affine(aten.nan_to_num.default, x(2, 4)),
+)
+
+TABLE = (
+    *LINEAR, *ARITHMETIC, *MOVES, *ELEMENTWISE, *POOLS, *SOFT, *PRODUCTS, *ATTENTION, *NORMS, *EXTREMES, *POWERS, *CURVES,
+    *RESIZED, *PLACED,
+)  # fmt: skip

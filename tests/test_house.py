@@ -36,6 +36,8 @@ ORDER = (
     "audit",
     "checks",
     "explainer",
+    "huggingface",
+    "axioms",
     "plots",
     "experiments",
     "cli",

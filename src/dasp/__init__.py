@@ -1,5 +1,6 @@
 """Shapley values of PyTorch networks by moment propagation: all features at once, no sampling, the error measured."""
 
+from . import axioms as axioms
 from . import players as players
 from . import plots as plots
 from .attribution import Attribution as Attribution

@@ -58,6 +58,7 @@ class Attribution:
         propagations: propagated passes per row.
         seconds: wall time by part, "total" among them.
         as_tuple: whether the inputs came as a tuple, so that `as_input` gives one.
+        tokens: of texts, what each player of each row is, B tuples of n strings; else None.
     """
 
     values: Tensor | tuple[Tensor, ...]
@@ -78,6 +79,7 @@ class Attribution:
     seconds: dict[str, float]
     as_tuple: bool = False
     auditor: Auditor | None = field(default=None, repr=False)
+    tokens: tuple[tuple[str, ...], ...] | None = None
 
     def __repr__(self) -> str:
         gap = float(self.gap.abs().max())
@@ -197,6 +199,7 @@ class Attribution:
             "evaluations": self.evaluations,
             "propagations": self.propagations,
             "seconds": self.seconds,
+            "tokens": self.tokens,
         }
         # Cloned, for safetensors refuses tensors that share memory.
         plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
@@ -266,6 +269,7 @@ class Attribution:
             propagations=about["propagations"],
             seconds=about["seconds"],
             as_tuple=about["as_tuple"],
+            tokens=None if about.get("tokens") is None else tuple(tuple(row) for row in about["tokens"]),
         )
         rows, count = loaded.targets.expand(len(loaded.base_value), -1, -1).shape[:2]
         if loaded.per_player.shape != (rows, count, players.count):

@@ -1,4 +1,4 @@
-"""The command line: `dasp explain` and `dasp check`. Thin: files in, the library, files out."""
+"""The command line: `dasp explain`, `dasp check`, `dasp reproduce`. Thin: files in, the library, files out."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from . import players as layouts
 from .attribution import RESERVED, Attribution
 from .errors import DaspError, DataFileError, InputError, MissingRuleError
 from .estimators import Estimator, Exact, PermutationSampling, Propagation
+from .experiments.command import reproduce
 from .explainer import Explainer
 from .model import Model, load_program
 from .propagate import Support
@@ -65,6 +66,9 @@ def _rank(value: str) -> int | str:
 @click.version_option(version("dasp"), prog_name="dasp")
 def cli() -> None:
     """Shapley values of PyTorch networks, without sampling."""
+
+
+cli.add_command(reproduce)
 
 
 @cli.command()
@@ -378,6 +382,11 @@ def _ending() -> Iterator[None]:
             signal.signal(kind, handler)
 
 
+def _left(stop: BaseException) -> str:
+    """What a command that was stopped leaves behind: its own note, where it wrote one."""
+    return next(iter(getattr(stop, "__notes__", [])), "nothing was written")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry of the `dasp` command: errors of ours are printed and exit code 2, an interrupt is exit code 130, another
     signal to end is 128 and its number, as 143 for SIGTERM.
@@ -390,12 +399,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted: nothing was written", err=True)
+    except (KeyboardInterrupt, click.Abort) as stop:
+        click.echo(f"interrupted: {_left(stop)}", err=True)
         sys.exit(130)
     except _Ended as signalled:
         kind = signal.Signals(signalled.args[0])
-        click.echo(f"{'interrupted' if kind is signal.SIGINT else kind.name}: nothing was written", err=True)
+        click.echo(f"{'interrupted' if kind is signal.SIGINT else kind.name}: {_left(signalled)}", err=True)
         sys.exit(128 + kind)
     except MissingRuleError as error:
         click.echo(f"error: {error}\n  {_WITHOUT_RULES}", err=True)

@@ -166,6 +166,8 @@ class _Marker:
         if rule is None or not rule.takes(positions):
             return None
         if isinstance(rule, LinearRule) and rule.build is not None:
+            if len(positions) > 1:  # products of two players belong to both
+                return None
             args, kwargs = self._arguments(node)
             return rule.build(args, kwargs, positions[0]).owners(args[positions[0]])
         options = [a for i, a in enumerate(node.args) if i not in rule.positions]
@@ -332,7 +334,8 @@ def _step(plan: Plan, law: Law, node: fx.Node, env: Mapping[fx.Node, Any]) -> An
     if isinstance(rule, LinearRule) and rule.build is not None and axis is not None:
         owned = [i for i, a in enumerate(args) if isinstance(a, Owned)]
         known_rows = any(plan.graph.axis(p) is not None for p in node.all_input_nodes if plan.kinds[p] is Kind.PLAIN)
-        if owned and not known_rows:  # players meet at the rows of one node, known values have those of all
+        alone = len(owned) == 1 and not any(isinstance(a, Gaussian) for a in args)
+        if alone and not known_rows:  # players meet at the rows of one node, known values have those of all
             return law.meet(args[owned[0]], rule.build(args, kwargs, owned[0]), axis)
     known: dict[int, Gaussian] = {}
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from ..attribution import Attribution
 from . import _common
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.collections import PathCollection
 
 _BINS = 80  # across the width of the plot; dots in one bin are stacked
 _HALF_HEIGHT = 0.40  # of the band of a player, whose bands are 1 apart
@@ -36,6 +38,17 @@ def beeswarm(
     table = _common.table(result, target_index)
     order = np.argsort(-np.abs(table.values).mean(axis=0), kind="stable")[:max_display]
     ax = _common.axes(ax, size=(6.4, 1.4 + 0.4 * len(order)))
+    drawn = dots(ax, table, order)
+    if drawn is not None:
+        bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.03, pad=0.02, ticks=[0, 1])
+        bar.ax.set_yticklabels(["low", "high"])
+        bar.set_label("value of the feature", labelpad=-12)
+        bar.outline.set_visible(False)
+    return ax
+
+
+def dots(ax: Axes, table: _common.Table, order: npt.NDArray[np.intp]) -> PathCollection | None:
+    """Draw the players of `order` from the top; the dots of the last one if they are coloured, for a colour bar."""
     drawn = None
     everything = table.values[:, order]
     span = float(everything.max() - everything.min()) or 1.0
@@ -57,12 +70,7 @@ def beeswarm(
     ax.set_axisbelow(True)
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(axis="y", length=0)
-    if drawn is not None:
-        bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.03, pad=0.02, ticks=[0, 1])
-        bar.ax.set_yticklabels(["low", "high"])
-        bar.set_label("value of the feature", labelpad=-12)
-        bar.outline.set_visible(False)
-    return ax
+    return drawn
 
 
 def _stack(values: _common.Array, span: float) -> _common.Array:

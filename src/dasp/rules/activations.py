@@ -185,14 +185,14 @@ def _elu_narrow(m: Tensor, v: Tensor, p: float, n: float, c: float, k: Tensor) -
     return first, second, p * upper[0] + beta * lower[0] + 2 * gamma * lower[1] + 3 * delta * lower[2]
 
 
-def smooth(jet: Jet, ends: Asymptotes, m: Tensor, v: Tensor) -> Moments:
+def smooth(jet: Jet, ends: Asymptotes | None, m: Tensor, v: Tensor) -> Moments:
     """Moments of a smooth `g` by quadrature, centred at `c = g(m)` so that a large mean costs no digits:
 
     E = c + E[g - c],  Var = E[(g - c)^2] - E[g - c]^2,  slope = E g'.
 
     Args:
         jet: `g` and its derivatives, see `dasp.jets`.
-        ends: the asymptotes of `g`.
+        ends: the asymptotes of `g`; None: none that it runs into fast, so that wide X step over its bend.
         m: means (*s).
         v: variances (*s).
     """

@@ -10,22 +10,11 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 from ..gaussian import Gaussian
+from .dominant import skewness
 from .families import Context
 from .registry import RULES, Rule
 
 aten = torch.ops.aten
-
-
-def _plus(x: Gaussian, y: Gaussian, scale: float) -> Gaussian:
-    """`X + scale * Y`; exact but for the rests, which count as independent."""
-
-    def add(a: Tensor, b: Tensor) -> Tensor:
-        return a + scale * b
-
-    factors = None
-    if x.factors is not None and y.factors is not None:
-        factors = torch.vmap(add)(x.factors, y.factors)
-    return Gaussian(add(x.mean, y.mean), factors, x.rest + scale * scale * y.rest)
 
 
 def _shifted(value: Gaussian, f: Callable[[Tensor], Tensor]) -> Gaussian:
@@ -41,20 +30,30 @@ def scaled(value: Gaussian, f: Callable[[Tensor], Tensor]) -> Gaussian:
     return Gaussian(f(value.mean), value.map_factors(f), f(f(value.rest)))
 
 
+def plus(x: Any, y: Any, scale: float) -> Gaussian:
+    """`X + scale * Y`, one of them random or both; exact but for the rests, which count as independent."""
+
+    def sum_of(a: Tensor, b: Tensor) -> Tensor:
+        return a + scale * b
+
+    if not isinstance(y, Gaussian):
+        return _shifted(x, lambda mean: mean + scale * y)
+    if not isinstance(x, Gaussian):
+        return _shifted(scaled(y, lambda part: part * scale), lambda mean: x + mean)
+    factors = None
+    if x.factors is not None and y.factors is not None:
+        factors = torch.vmap(sum_of)(x.factors, y.factors)
+    return Gaussian(sum_of(x.mean, y.mean), factors, x.rest + scale * scale * y.rest)
+
+
 def add(context: Context, x: Any, y: Any, alpha: float = 1) -> Gaussian:
     """`X + alpha Y`; the same value twice is one operand."""
-    if isinstance(x, Gaussian) and isinstance(y, Gaussian):
-        return scaled(x, lambda part: part * (1 + alpha)) if x is y else _plus(x, y, alpha)
-    if isinstance(x, Gaussian):
-        return _shifted(x, lambda mean: mean + alpha * y)
-    return _shifted(scaled(y, lambda part: part * alpha), lambda mean: x + mean)
+    return scaled(x, lambda part: part * (1 + alpha)) if x is y else plus(x, y, alpha)
 
 
 def subtract(context: Context, x: Any, y: Any, alpha: float = 1) -> Gaussian:
     """`X - alpha Y`; the same value twice is one operand."""
-    if isinstance(y, Gaussian):
-        return add(context, x, y, alpha=-alpha)
-    return _shifted(x, lambda mean: mean - alpha * y)
+    return add(context, x, y, alpha=-alpha)
 
 
 def reversed_subtract(context: Context, x: Gaussian, y: Any, alpha: float = 1) -> Gaussian:
@@ -67,11 +66,26 @@ def negate(context: Context, x: Gaussian) -> Gaussian:
     return Gaussian(-x.mean, None if x.factors is None else -x.factors, x.rest)
 
 
-def square_of(x: Gaussian) -> Gaussian:
-    """`X^2`: mean `m^2 + v`, variance `4 m^2 v + 2 v^2`, slope `2 m`; exact for Gaussian X."""
+def square_of(x: Gaussian, skew: Tensor | None = None) -> Gaussian:
+    """`X^2`: mean `m^2 + v`, variance `4 m^2 v + 2 v^2`, slope `2 m`; exact for Gaussian X.
+
+    With the `skewness` k of factors that are players, exact for these: loadings gain `k L^2`, and `2 sum L^4` of the
+    variance is explained.
+    """
     m, v = x.mean, x.var
-    factors = None if x.factors is None else 2 * m * x.factors
-    return Gaussian(m.square() + v, factors, 4 * m.square() * x.rest + 2 * v.square())
+    rest = 4 * m.square() * x.rest + 2 * v.square()
+    if x.factors is None:
+        return Gaussian(m.square() + v, None, rest)
+    factors = 2 * m * x.factors
+    if skew is not None:
+        square = x.factors.square()
+        factors, rest = factors + skew * square, (rest - 2 * square.square().sum(0)).clamp(min=0)
+    return Gaussian(m.square() + v, factors, rest)
+
+
+def square(context: Context, x: Gaussian) -> Gaussian:
+    """`X^2`, see `square_of`."""
+    return square_of(x, None if x.factors is None else skewness(context.law, context.axis, x.factors))
 
 
 def multiply(context: Context, x: Any, y: Any) -> Gaussian:
@@ -79,29 +93,46 @@ def multiply(context: Context, x: Any, y: Any) -> Gaussian:
 
     E = mx my + c,  L = mx Ly + my Lx,  Var = mx^2 vy + my^2 vx + vx vy + 2 mx my c + c^2  (Goodman, 1960, for c = 0).
     Of the variance, `mx^2 ry + my^2 rx + vx vy + c^2` is not explained by L, with r the rests.
+
+    Where factors are players and conditioning is asked for, the product is exact for them too: L gains `k Lx Ly`, with k
+    from `skewness`, and `2 sum (Lx Ly)^2` of the variance is explained.
     """
     if not isinstance(y, Gaussian):
         return scaled(x, lambda part: part * y)
     if not isinstance(x, Gaussian):
         return scaled(y, lambda part: x * part)
     if x is y:
-        return square_of(x)
-    c = x.covariance(y)
-    factors = None
-    if x.factors is not None and y.factors is not None:
-        factors = torch.vmap(lambda lx, ly: x.mean * ly + y.mean * lx)(x.factors, y.factors)
-    unexplained = x.mean.square() * y.rest + y.mean.square() * x.rest + x.var * y.var + c.square()
+        return square(context, x)
+    unexplained = x.mean.square() * y.rest + y.mean.square() * x.rest + x.var * y.var
+    if x.factors is None or y.factors is None:
+        return Gaussian(x.mean * y.mean, None, unexplained)
+    shared = torch.vmap(torch.mul)(x.factors, y.factors)
+    c = shared.sum(0)
+    factors = torch.vmap(lambda lx, ly: x.mean * ly + y.mean * lx)(x.factors, y.factors)
+    unexplained = unexplained + c.square()
+    skew = skewness(context.law, context.axis, factors)
+    if skew is not None:
+        factors = factors + skew * shared
+        unexplained = (unexplained - 2 * shared.square().sum(0)).clamp(min=0)
     return Gaussian(x.mean * y.mean + c, factors, unexplained)
 
 
-def divide(context: Context, x: Gaussian, y: Any) -> Gaussian:
+def interpolated(context: Context, x: Any, y: Any, weight: Any) -> Gaussian:
+    """`X + w (Y - X)` (`lerp`), w a number, a tensor or random itself."""
+
+    def part(value: Any, share: Any) -> Any:
+        return scaled(value, lambda p: p * share) if isinstance(value, Gaussian) else value * share
+
+    if not isinstance(weight, Gaussian):
+        return plus(part(x, 1 - weight), part(y, weight), 1.0)
+    if not isinstance(x, Gaussian) and not isinstance(y, Gaussian):
+        return plus(scaled(weight, lambda p: p * (y - x)), x, 1.0)
+    return plus(x, multiply(context, weight, subtract(context, y, x)), 1.0)
+
+
+def divide(context: Context, x: Gaussian, y: float) -> Gaussian:
     """`X / c` for a known c; exact."""
     return scaled(x, lambda part: part / y)
-
-
-def power(context: Context, x: Gaussian, exponent: float) -> Gaussian:
-    """`X^2`, as a product of one operand with itself; exact for Gaussian X."""
-    return square_of(x)
 
 
 def _two(op: OpOverload, apply: Callable[..., Gaussian]) -> None:
@@ -111,15 +142,15 @@ def _two(op: OpOverload, apply: Callable[..., Gaussian]) -> None:
 _two(aten.add.Tensor, add)
 _two(aten.sub.Tensor, subtract)
 _two(aten.mul.Tensor, multiply)
+_two(aten.lerp.Scalar, interpolated)
+RULES.add(Rule(aten.lerp.Tensor, True, interpolated, positions=(0, 1, 2), many=True))
 for _op, _apply in (
     (aten.add.Scalar, add),
     (aten.sub.Scalar, subtract),
     (aten.mul.Scalar, multiply),
-    (aten.div.Tensor, divide),
     (aten.div.Scalar, divide),
     (aten.rsub.Scalar, reversed_subtract),
     (aten.neg.default, negate),
-    (aten.square.default, lambda context, x: square_of(x)),
+    (aten.square.default, square),
 ):
     RULES.add(Rule(_op, True, _apply))
-RULES.add(Rule(aten.pow.Tensor_Scalar, True, power, covers=lambda x, exponent: exponent == 2))

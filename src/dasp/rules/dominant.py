@@ -8,12 +8,13 @@ alone. Only players that have a factor of their own can be taken out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..gaussian import Law
+from ..gaussian import Gaussian, Law
 
 TIE = 64
 """Loadings this many rounding errors apart are tied."""
@@ -58,6 +59,26 @@ class Dominant:
         return (square.sum(0) - self.load(square)).clamp(min=0)
 
 
+def skewness(law: Law, axis: int | None, factors: Tensor) -> Tensor | None:
+    """Third moment of each factor where factors are players, broadcast to (R, *s); None where they are not.
+
+    A player's factor e takes two values, so `e^2 = 1 + k e` with `k = E e^3 = (1 - 2q) / sqrt(q (1 - q))`: products of two
+    values that hang on the same player are linear in it, exactly.
+
+    Args:
+        law: the coalitions.
+        axis: the batch axis of an element, None if it has none.
+        factors: (R, *s).
+    """
+    presence = law.factor_presence
+    if not law.conditioned or presence is None or axis is None:
+        return None
+    shape = [1] * factors.dim()
+    shape[0], shape[axis + 1] = presence.shape
+    q = presence.to(factors.dtype).reshape(shape)
+    return (1 - 2 * q) / (q * (1 - q)).sqrt()
+
+
 def dominant(law: Law, axis: int | None, weight: Tensor) -> Dominant | None:
     """The player with the largest weight in every element.
 
@@ -79,3 +100,36 @@ def dominant(law: Law, axis: int | None, weight: Tensor) -> Dominant | None:
     shape[0], shape[axis + 1] = presence.shape
     q = presence.to(weight.dtype).reshape(shape).expand_as(weight).gather(0, player)[0]
     return Dominant(player, q, single.to(weight.dtype))
+
+
+def in_both_states(
+    law: Law, axis: int | None, value: Gaussian, rule: Callable[[Gaussian], Gaussian], *, axes: int = 1
+) -> Gaussian:
+    """A rule that acts on groups of elements, given both states of the player that dominates each group.
+
+    Args:
+        law: the coalitions.
+        axis: the batch axis of the value, None if it has none.
+        value: the argument; a group spans its last `axes` axes.
+        rule: acts on each group alone; it may change the sizes of the last `axes` axes.
+        axes: how many.
+    """
+    if value.factors is None:
+        return rule(value)
+    weight = value.factors.square().sum(tuple(range(-axes, 0)), keepdim=True)
+    top = dominant(law, axis, weight)
+    if top is None:
+        return rule(value)
+    player = top.player.expand(1, *value.mean.shape)
+    own = value.factors.gather(0, player)[0] * top.single
+    others = value.factors.scatter_add(0, player, -own.unsqueeze(0))
+    on, off = (rule(Gaussian(value.mean + step, others, value.rest)) for step in top.steps(own))
+    assert on.factors is not None
+    assert off.factors is not None
+    spread = top.q * (1 - top.q)
+    step = spread.sqrt() * (on.mean - off.mean) * top.single
+    factors = torch.lerp(off.factors, on.factors, top.q)
+    factors = factors.scatter_add(0, top.player.expand(1, *step.shape), step.unsqueeze(0))
+    between = spread * (on.factors - off.factors).square().sum(0)
+    rest = torch.lerp(off.rest, on.rest, top.q) + between
+    return Gaussian(torch.lerp(off.mean, on.mean, top.q), factors, rest)

@@ -87,15 +87,20 @@ class LinearRule(Rule):
 
     Attributes:
         build: `(args, kwargs, position) -> LinearMap`; the argument at `position` is the random one and is not read.
+        both: the operation with several random arguments, for operations linear in each (`many` is True then).
     """
 
     build: Callable[[Sequence[Any], dict[str, Any], int], LinearMap] | None = None
+    both: Callable[..., Gaussian] | None = None
 
 
-def linear(*ops: OpOverload, positions: Sequence[int] = (0,)) -> Callable[[LinearBuilder], LinearBuilder]:
+def linear(
+    *ops: OpOverload, positions: Sequence[int] = (0,), both: Callable[..., Gaussian] | None = None
+) -> Callable[[LinearBuilder], LinearBuilder]:
     """Register `builder(op, position, args, **kwargs) -> LinearMap` for operations affine in one random argument; exact.
 
-    The builder gets all arguments; the one at `position` is the random one and must not be read.
+    The builder gets all arguments; the one at `position` is the random one and must not be read. `both(context, op, *args)`
+    is for several random arguments of operations that are linear in each.
 
     Raises:
         ValueError: one of the operations has a rule already.
@@ -103,22 +108,26 @@ def linear(*ops: OpOverload, positions: Sequence[int] = (0,)) -> Callable[[Linea
 
     def register(builder: LinearBuilder) -> LinearBuilder:
         for op in ops:
-            RULES.add(_linear_rule(op, builder, tuple(positions)))
+            RULES.add(_linear_rule(op, builder, tuple(positions), both))
         return builder
 
     return register
 
 
-def _linear_rule(op: OpOverload, builder: Callable[..., LinearMap], positions: tuple[int, ...]) -> LinearRule:
+def _linear_rule(
+    op: OpOverload, builder: Callable[..., LinearMap], positions: tuple[int, ...], both: Callable[..., Gaussian] | None
+) -> LinearRule:
     def build(args: Sequence[Any], kwargs: dict[str, Any], position: int) -> LinearMap:
         return builder(op, position, args, **kwargs)
 
     def apply(context: Context, *args: Any, **kwargs: Any) -> Gaussian:
-        position = next(i for i, a in enumerate(args) if isinstance(a, Gaussian))
-        value: Gaussian = args[position]
-        return value.linear(build(args, kwargs, position))
+        random = [i for i, a in enumerate(args) if isinstance(a, Gaussian)]
+        if len(random) > 1 and both is not None:
+            return both(context, op, *args, **kwargs)
+        value: Gaussian = args[random[0]]
+        return value.linear(build(args, kwargs, random[0]))
 
-    return LinearRule(op, True, apply, positions, build=build)
+    return LinearRule(op, True, apply, positions, both is not None, build=build, both=both)
 
 
 def moves(
@@ -140,10 +149,13 @@ def moves(
         ValueError: one of the operations has a rule already.
     """
     for op in ops:
-        RULES.add(replace(_move_rule(op, tuple(values), run or op), covers=covers))
+        RULES.add(replace(move_rule(op, tuple(values), run), covers=covers))
 
 
-def _move_rule(op: OpOverload, values: tuple[int, ...], run: Callable[..., Any]) -> Rule:
+def move_rule(op: OpOverload, values: tuple[int, ...], run: Callable[..., Any] | None = None) -> Rule:
+    """The rule of one operation that carries elements around, or adds them up with weights of one; see `moves`."""
+    run = op if run is None else run
+
     def apply(context: Context, *args: Any, **kwargs: Any) -> Any:
         return _carry(run, args, kwargs, values)
 

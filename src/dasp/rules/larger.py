@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,21 +14,32 @@ from .clark import MaxMoments, max_of_two
 from .dominant import dominant
 from .families import Context
 
+Member = TypeVar("Member")
+
+PAIRINGS = {  # every way to pair up a few members, as trees of places
+    1: (0,),
+    2: ((0, 1),),
+    3: (((0, 1), 2), ((0, 2), 1), ((1, 2), 0)),
+    4: (((0, 1), (2, 3)), ((0, 2), (1, 3)), ((0, 3), (1, 2))),
+}
+
 MomentsOfTwo = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], MaxMoments]
 """Mean, variance and weight of the first, from two means, two variances and their covariance."""
 
 
 def soft_max_of_two(ma: Tensor, mb: Tensor, va: Tensor, vb: Tensor, c: Tensor) -> MaxMoments:
-    """`log(exp A + exp B) = B + softplus(A - B)` for jointly Gaussian A and B, as exact as the quadrature of softplus.
+    """`log(exp A + exp B)` for jointly Gaussian A and B, as exact as the quadrature of softplus.
 
-    With `t^2 = va + vb - 2c`, S, V, w mean, variance and mean slope of the softplus of N(ma - mb, t^2):
-    E = mb + S,  Var = w va + (1-w) vb - (w t^2 - V),  loadings w La + (1-w) Lb.
+    It is `A + softplus(B - A)`; let A be the one with the larger mean, so that no digits are lost beside a B far below. With
+    `t^2 = va + vb - 2c`, S, V and w' mean, variance and mean slope of the softplus of N(mb - ma, t^2), and w = 1 - w':
+    E = ma + S,  Var = w va + (1-w) vb - (w' t^2 - V),  loadings w La + (1-w) Lb.
     """
     t2 = (va + vb - 2 * c).clamp(min=0)
-    part = softplus(ma - mb, t2)
-    w = part.slope
-    var = torch.lerp(vb, va, w) - (w * t2 - part.var)
-    return MaxMoments(mb + part.mean, var.clamp(min=0), w)
+    first = ma >= mb
+    part = softplus(torch.where(first, mb - ma, ma - mb), t2)
+    w = torch.where(first, 1 - part.slope, part.slope)
+    var = torch.lerp(vb, va, w) - (part.slope * t2 - part.var)
+    return MaxMoments(torch.where(first, ma, mb) + part.mean, var.clamp(min=0), w)
 
 
 def larger(context: Context, x: Gaussian, y: Gaussian, two: MomentsOfTwo = max_of_two) -> Gaussian:
@@ -57,3 +69,42 @@ def larger(context: Context, x: Gaussian, y: Gaussian, two: MomentsOfTwo = max_o
     others = torch.lerp(y.factors, x.factors, top.mean(result.weight).expand_as(x.mean))
     rest = (top.mean(result.var) - top.without(others.square())).clamp(min=0)
     return Gaussian(top.mean(result.mean), top.factors(others, result.mean), rest)
+
+
+def over_pairings(members: Sequence[Member], merge: Callable[[Member, Member], Member]) -> list[Member]:
+    """Members merged two by two: up to four of them in every way there is, more along one balanced tree.
+
+    How values are paired matters to an approximation. The mean over all ways does not depend on their order.
+    """
+    found: dict[Any, Member] = dict(enumerate(members))
+    return [_merged(tree, found, merge) for tree in PAIRINGS.get(len(members)) or [_balanced(range(len(members)))]]
+
+
+def _merged(tree: Any, found: dict[Any, Member], merge: Callable[[Member, Member], Member]) -> Member:
+    """The result along a tree, each pair once."""
+    if tree not in found:
+        left, right = (_merged(branch, found, merge) for branch in tree)
+        found[tree] = merge(left, right)
+    return found[tree]
+
+
+def _balanced(places: Sequence[Any]) -> Any:
+    """A balanced tree of pairs of neighbours."""
+    while len(places) > 1:
+        odd = places[-1:] if len(places) % 2 else []
+        places = [*zip(places[::2], places[1::2], strict=False), *odd]
+    return places[0]
+
+
+def average(values: Sequence[Gaussian]) -> Gaussian:
+    """Mean of the moments that several ways to the same value give."""
+    if len(values) == 1:
+        return values[0]
+
+    def mean(parts: Sequence[Tensor]) -> Tensor:
+        return sum(parts[1:], parts[0]) / len(parts)
+
+    factors = [value.factors for value in values if value.factors is not None]
+    return Gaussian(
+        mean([value.mean for value in values]), mean(factors) if factors else None, mean([value.rest for value in values])
+    )

@@ -15,7 +15,10 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 from ..gaussian import Gaussian, LinearMap
+from .arithmetic import plus
+from .bilinear import contraction
 from .families import Context, linear
+from .parts import times
 from .registry import RULES, Rule
 
 aten = torch.ops.aten
@@ -42,7 +45,12 @@ def dense(op: OpOverload, position: int, args: Sequence[Any]) -> LinearMap:
     return weighted(lambda x, w: torch.nn.functional.linear(x, w), weight, lambda y: y if bias is None else y + bias)
 
 
-@linear(aten.mm.default, aten.bmm.default, aten.matmul.default, positions=(0, 1))
+def random_product(context: Context, op: OpOverload, x: Gaussian, y: Gaussian) -> Gaussian:
+    """Two random matrices."""
+    return contraction(x, y, op, context)
+
+
+@linear(aten.mm.default, aten.bmm.default, aten.matmul.default, positions=(0, 1), both=random_product)
 def matrix_product(op: OpOverload, position: int, args: Sequence[Any]) -> LinearMap:
     """A random matrix times a known one, on either side."""
     if position == 0:
@@ -50,17 +58,59 @@ def matrix_product(op: OpOverload, position: int, args: Sequence[Any]) -> Linear
     return weighted(lambda x, w: op(w, x), args[0], _unchanged)
 
 
-@linear(aten.addmm.default, aten.baddbmm.default, positions=(1, 2))
+def several_added(
+    context: Context, op: OpOverload, bias: Any, x: Any, y: Any, beta: float = 1, alpha: float = 1
+) -> Gaussian:
+    """`beta * bias + alpha * A B`, two or all three of them random."""
+    if not isinstance(x, Gaussian) and not isinstance(y, Gaussian):
+        return plus(alpha * torch.matmul(x, y), bias, beta)
+    return plus(times(contraction(x, y, torch.matmul, context), alpha), bias, beta)
+
+
+@linear(aten.addmm.default, aten.baddbmm.default, aten.addmv.default, positions=(0, 1, 2), both=several_added)
 def added_product(
     op: OpOverload, position: int, args: Sequence[Any], beta: float = 1, alpha: float = 1
 ) -> LinearMap:
-    """`beta * bias + alpha * A B` with one of A and B random."""
-    known = args[3 - position] * alpha
+    """`beta * bias + alpha * A B` with one of the three random."""
+    if position == 0:
+        product = alpha * torch.matmul(args[1], args[2])
+
+        def spread(x: Tensor) -> Tensor:
+            return x.expand(product.shape)
+
+        return LinearMap(
+            affine=lambda x: beta * spread(x) + product, homogeneous=lambda x: beta * spread(x),
+            squared=lambda v: beta**2 * spread(v), reach=spread,
+        )  # fmt: skip
 
     def apply(x: Tensor, w: Tensor) -> Tensor:
         return torch.matmul(x, w) if position == 1 else torch.matmul(w, x)
 
-    return weighted(apply, known, lambda y: y + beta * args[0])
+    return weighted(apply, args[3 - position] * alpha, lambda y: y + beta * args[0])
+
+
+def _form(x: Tensor, w: Tensor) -> Tensor:
+    """`sum_i W_kij x_i`, (*b, k, j)."""
+    return torch.einsum("...i,kij->...kj", x, w)
+
+
+def random_form(
+    context: Context, op: OpOverload, x: Gaussian, y: Gaussian, weight: Tensor, bias: Tensor | None = None
+) -> Gaussian:
+    """`sum_ij W_kij X_i Y_j + b_k` of two random values: `x` through the weights, then a contraction."""
+    half = x.linear(weighted(_form, weight, _unchanged))
+    result = contraction(half, y, lambda a, b: (a * b.unsqueeze(-2)).sum(-1), context)
+    return result if bias is None else Gaussian(result.mean + bias, result.factors, result.rest)
+
+
+@linear(aten.bilinear.default, positions=(0, 1), both=random_form)
+def bilinear_form(op: OpOverload, position: int, args: Sequence[Any]) -> LinearMap:
+    """The same with one of the two known."""
+    weight, bias = (*args, None)[2:4]
+    matrices = _form(args[1 - position], weight if position == 1 else weight.mT)  # (*b, k, i)
+    return weighted(
+        lambda x, w: (x.unsqueeze(-2) * w).sum(-1), matrices, lambda y: y if bias is None else y + bias
+    )
 
 
 @linear(aten.convolution.default)
@@ -155,16 +205,27 @@ def adaptive_average_pool(op: OpOverload, position: int, args: Sequence[Any]) ->
     """Adaptive average pooling: one averaging matrix along each axis (windows may differ in size and overlap)."""
     sizes = list(args[1])
 
-    def along_axes(x: Tensor, power: int) -> Tensor:
-        for axis, size in zip(range(-len(sizes), 0), sizes, strict=True):
-            matrix = averaging_matrix(x.shape[axis], size, x).pow(power)
-            x = (x.movedim(axis, -1) @ matrix).movedim(-1, axis)
+    def matrices(x: Tensor) -> list[Tensor]:
+        return [averaging_matrix(n, size, x) for n, size in zip(x.shape[-len(sizes) :], sizes, strict=True)]
+
+    return along_axes(matrices)
+
+
+def along_axes(matrices: Callable[[Tensor], Sequence[Tensor]]) -> LinearMap:
+    """The `LinearMap` of one matrix (length, size) along each of the last axes, made for the value that it is applied to."""
+
+    def apply(x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        found = matrices(x)
+        for axis, matrix in zip(range(-len(found), 0), found, strict=True):
+            x = (x.movedim(axis, -1) @ change(matrix)).movedim(-1, axis)
         return x
 
-    def pool(x: Tensor) -> Tensor:
-        return along_axes(x, 1)
+    def mix(x: Tensor) -> Tensor:
+        return apply(x, _unchanged)
 
-    return LinearMap(pool, pool, lambda v: along_axes(v, 2), pool)
+    return LinearMap(
+        affine=mix, homogeneous=mix, squared=lambda v: apply(v, torch.square), reach=lambda x: apply(x, torch.abs)
+    )
 
 
 def averaging_matrix(length: int, size: int, like: Tensor) -> Tensor:
@@ -199,3 +260,10 @@ def _first_owners(labels: Tensor, *args: Any) -> tuple[Tensor, None, None]:
 
 
 RULES.add(Rule(aten._native_batch_norm_legit_no_training.default, True, batch_norm, owners=_first_owners))
+
+
+@linear(aten.col2im.default)
+def overlapping_sum(op: OpOverload, position: int, args: Sequence[Any]) -> LinearMap:
+    """Columns put back as overlapping patches and summed (`fold`); every weight is 1."""
+    return averaging(lambda x: op(x, *args[1:]), lambda v: 1.0)
+

@@ -81,7 +81,7 @@ moves(
 )  # fmt: skip
 for _op in (
     aten.upsample_nearest1d.default, aten.upsample_nearest2d.default, aten.upsample_nearest3d.default,
-    aten.upsample_nearest2d.vec,
+    aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec, aten.upsample_nearest3d.vec,
 ):  # fmt: skip
     moves(_op, run=_nearest(_op))
 moves(aten.cat.default, aten.stack.default)
@@ -117,10 +117,32 @@ def _masked_fill(context: Context, value: Gaussian, mask: Tensor, fill: float | 
     return Gaussian(value.mean.masked_fill(mask, fill), value.map_factors(zeros), zeros(value.rest))
 
 
-RULES.add(Rule(aten.constant_pad_nd.default, True, _pad, owners=_pad_owners))
 def _masked_owners(labels: Tensor, mask: Tensor, fill: float | Tensor) -> Tensor:
     return labels.masked_fill(mask, 0)
 
 
+def _scatter_value(context: Context, value: Gaussian, dim: int, index: Tensor, fill: float) -> Gaussian:
+    """Known places overwritten by a known number; exact."""
+
+    def zeros(part: Tensor) -> Tensor:
+        return part.scatter(dim, index, 0.0)
+
+    return Gaussian(value.mean.scatter(dim, index, fill), value.map_factors(zeros), zeros(value.rest))
+
+
+def _scatter_owners(labels: Tensor, dim: int, index: Tensor, fill: float) -> Tensor:
+    return labels.scatter(dim, index, 0)
+
+
+def _finite(
+    context: Context, value: Gaussian, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
+) -> Gaussian:
+    """A finite value is its own; of infinite means, the number asked for."""
+    return Gaussian(value.mean.nan_to_num(nan, posinf, neginf), value.factors, value.rest)
+
+
+RULES.add(Rule(aten.constant_pad_nd.default, True, _pad, owners=_pad_owners))
+RULES.add(Rule(aten.scatter.value, True, _scatter_value, owners=_scatter_owners))
+RULES.add(Rule(aten.nan_to_num.default, True, _finite, owners=_same))
 for _op in (aten.masked_fill.Scalar, aten.masked_fill.Tensor):
     RULES.add(Rule(_op, True, _masked_fill, owners=_masked_owners))

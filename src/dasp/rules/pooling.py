@@ -20,7 +20,7 @@ from torch._ops import OpOverload
 
 from ..gaussian import Gaussian
 from .families import Context
-from .larger import larger
+from .larger import PAIRINGS, average, larger, over_pairings
 from .registry import RULES, Rule
 
 aten = torch.ops.aten
@@ -53,48 +53,10 @@ def _larger_valid(context: Context, a: _Candidate, b: _Candidate) -> _Candidate:
     return _Candidate(merged, a_valid | b_valid)
 
 
-_PAIRINGS = {  # every way to pair up the members of a small window, as trees of places
-    1: (0,),
-    2: ((0, 1),),
-    3: (((0, 1), 2), ((0, 2), 1), ((1, 2), 0)),
-    4: (((0, 1), (2, 3)), ((0, 2), (1, 3)), ((0, 3), (1, 2))),
-}
-
-
 def _largest(context: Context, members: Sequence[_Candidate]) -> _Candidate:
-    """The maximum of the members: of up to four the mean over all pairings, so that their order does not matter; of
-    more along one balanced tree.
-    """
-    found: dict[Any, _Candidate] = dict(enumerate(members))
-    return _average([_of(context, tree, found) for tree in _PAIRINGS.get(len(members)) or [_balanced(range(len(members)))]])
-
-
-def _of(context: Context, tree: Any, found: dict[Any, _Candidate]) -> _Candidate:
-    """The maximum along a tree, each pair once."""
-    if tree not in found:
-        left, right = (_of(context, branch, found) for branch in tree)
-        found[tree] = _larger_valid(context, left, right)
-    return found[tree]
-
-
-def _balanced(places: Sequence[Any]) -> Any:
-    """A balanced tree of pairs of neighbours."""
-    while len(places) > 1:
-        odd = places[-1:] if len(places) % 2 else []
-        places = [*zip(places[::2], places[1::2], strict=False), *odd]
-    return places[0]
-
-
-def _average(ways: Sequence[_Candidate]) -> _Candidate:
-    """Mean of the moments that several ways to the same maximum give."""
-    if len(ways) == 1:
-        return ways[0]
-    values = [way.value for way in ways]
-    factors = [value.factors for value in values if value.factors is not None]
-    mean = sum((value.mean for value in values[1:]), values[0].mean) / len(ways)
-    rest = sum((value.rest for value in values[1:]), values[0].rest) / len(ways)
-    shared = sum(factors[1:], factors[0]) / len(ways) if factors else None
-    return _Candidate(Gaussian(mean, shared, rest), ways[0].valid)
+    """The maximum of the members of every window."""
+    ways = over_pairings(members, lambda a, b: _larger_valid(context, a, b))
+    return _Candidate(average([way.value for way in ways]), ways[0].valid)
 
 
 def _each(value: Gaussian, f: Callable[[Tensor], Tensor]) -> Gaussian:
@@ -118,7 +80,7 @@ class _Windows:
 
 def _pool(context: Context, value: Gaussian, windows: Sequence[_Windows]) -> Gaussian:
     """Maximum over windows: over small ones at once, over larger ones one axis after the other."""
-    at_once = math.prod(len(one.members) for one in windows) in _PAIRINGS
+    at_once = math.prod(len(one.members) for one in windows) in PAIRINGS
     for group in [windows] if at_once else [[one] for one in windows]:
         members = [_Candidate(value, None)]
         for one in group:

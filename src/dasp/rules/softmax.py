@@ -7,7 +7,8 @@ two Gaussians, and its log-sum counts as Gaussian again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,110 +18,151 @@ from ..special import Moments
 from .activations import log_sigmoid, sigmoid
 from .families import Context, pointwise
 from .larger import larger, soft_max_of_two
+from .parts import each, every, sole_owner, times
 from .registry import RULES, Rule
 
 aten = torch.ops.aten
 
-MASKED = -1e4
-"""Stands in for a score of minus infinity: nothing is left of it in any sum."""
+LEVEL = 1e4
+"""Scores this far below the largest count as that far below it: nothing is left of them in any sum."""
 
 Dtype = torch.dtype | bool | None
 """The third argument: a dtype, or the flag of `_softmax` that half precision becomes single."""
 
 
+@dataclass(frozen=True)
+class Scores:
+    """Scores along the last axis, none of them far below the largest.
+
+    Attributes:
+        value: the scores, raised where they were too low, (*b, C).
+        below: what they were raised by, 0 or negative, (*b, C).
+    """
+
+    value: Gaussian
+    below: Tensor
+
+
+def bounded(scores: Gaussian) -> Scores:
+    """Raise what a mask has taken out, by minus infinity or a large negative number, to a level that can be added.
+
+    Such scores have no variance: next to the number it is rounded away.
+    """
+    mean = scores.mean.detach()
+    top = mean.amax(-1, keepdim=True)
+    level = (top.masked_fill(top.isneginf(), 0.0) - LEVEL).expand_as(mean)
+    low = mean < level
+    value = Gaussian(scores.mean.where(~low, level), scores.factors, scores.rest)
+    below = (scores.mean - level).where(low, torch.zeros_like(level))
+    masked = mean < -0.1 * torch.finfo(torch.float32).max
+    if bool(masked.any()):
+        factors = None if scores.factors is None else scores.factors.masked_fill(masked, 0.0)
+        value = Gaussian(value.mean, factors, scores.rest.masked_fill(masked, 0.0))
+    return Scores(value, below)
+
+
 def softmax(context: Context, value: Gaussian, axis: int, dtype: Dtype = None) -> Gaussian:
-    """`exp(s_j) / sum exp(s)`, as the sigmoid of `d_j`."""
-    return _of_contrasts(context, value, axis, dtype, sigmoid, 0.0)
+    """`exp(s_j) / sum exp(s)`, as the sigmoid of `d_j`; 0 in a row that is masked as a whole.
+
+    Shares add up to one: what the sums of their means and of their loadings lack is spread over them by `E (1 - E)`.
+    """
+    axis = axis % value.mean.dim() - value.mean.dim()
+    scores = bounded(_last(value, dtype, axis))
+    if scores.value.mean.shape[-1] == 1:
+        none = times(scores.value, 0.0)
+        shares = Gaussian(none.mean + 1, none.factors, none.rest)
+    else:
+        shares = _adding_up(_of_contrasts(context, scores.value, axis, sigmoid))
+    shares = Gaussian(shares.mean.masked_fill(scores.below.isneginf(), 0.0), shares.factors, shares.rest)
+    return every(shares, lambda part: part.movedim(-1, axis))
 
 
 def log_softmax(context: Context, value: Gaussian, axis: int, dtype: Dtype = None) -> Gaussian:
     """`s_j - log sum exp(s)`, as the log-sigmoid of `d_j`."""
-    return _of_contrasts(context, value, axis, dtype, log_sigmoid, -torch.inf)
+    axis = axis % value.mean.dim() - value.mean.dim()
+    scores = bounded(_last(value, dtype, axis))
+    if scores.value.mean.shape[-1] == 1:
+        result = times(scores.value, 0.0)
+    else:
+        result = _of_contrasts(context, scores.value, axis, log_sigmoid)
+    result = Gaussian(result.mean + scores.below, result.factors, result.rest)
+    return every(result, lambda part: part.movedim(-1, axis))
+
+
+def _last(value: Gaussian, dtype: Dtype, axis: int) -> Gaussian:
+    """The scores in the dtype asked for, their axis last."""
+    to = dtype if isinstance(dtype, torch.dtype) else value.mean.dtype
+    return every(value, lambda part: part.to(to).movedim(axis, -1))
 
 
 def _of_contrasts(
-    context: Context,
-    value: Gaussian,
-    axis: int,
-    dtype: Dtype,
-    function: Callable[[Tensor, Tensor], Moments],
-    masked_result: float,
+    context: Context, scores: Gaussian, axis: int, function: Callable[[Tensor, Tensor], Moments]
 ) -> Gaussian:
-    axis = axis % value.mean.dim()
-    scores = _each([value], lambda part: _cast(part[0], dtype).movedim(axis - value.mean.dim(), -1))
-    masked = scores.mean.isneginf()
-    scores = Gaussian(scores.mean.masked_fill(masked, MASKED), scores.factors, scores.rest)
-    rows = None if context.axis is None else context.axis - (axis < context.axis)
+    """A function of the differences of all scores, now along the last axis, to the log-sums of the others."""
+    place = axis + scores.mean.dim()
+    rows = None if context.axis is None else context.axis - (place < context.axis)
     context = Context(context.law, rows)
-    if scores.mean.shape[-1] == 1:  # a share of one: 1, or 0 in logarithms
-        ones = torch.ones_like(scores.mean) if masked_result == 0.0 else torch.zeros_like(scores.mean)
-        result = Gaussian(ones, None if scores.factors is None else scores.factors * 0, scores.rest * 0)
-    else:
-        others = _sums_of_others(context, scores)
-        contrast = Gaussian(
-            scores.mean - others.mean,
-            None if scores.factors is None or others.factors is None else scores.factors - others.factors,
-            scores.rest + others.rest,
-        )
-        result = pointwise(context, contrast, function)
-    result = Gaussian(result.mean.masked_fill(masked, masked_result), result.factors, result.rest)
-    return _each([result], lambda part: part[0].movedim(-1, axis - value.mean.dim()))
+    others = _sums_of_others(context, scores)
+    factors = None
+    if scores.factors is not None and others.factors is not None:
+        factors = scores.factors - others.factors
+    contrast = Gaussian(scores.mean - others.mean, factors, scores.rest + others.rest)
+    return pointwise(context, contrast, function)
 
 
-def _cast(part: Tensor, dtype: Dtype) -> Tensor:
-    return part.to(dtype) if isinstance(dtype, torch.dtype) else part
-
-
-def _each(values: Sequence[Gaussian], f: Callable[[Sequence[Tensor]], Tensor]) -> Gaussian:
-    """`f` of the means, of the factors and of the rests; it must count axes from the end."""
-    factors = [v.factors for v in values if v.factors is not None]
-    return Gaussian(
-        f([v.mean for v in values]), f(factors) if len(factors) == len(values) else None, f([v.rest for v in values])
-    )
+def _adding_up(shares: Gaussian) -> Gaussian:
+    """Shares whose means add up to 1 along the last axis, and whose loadings to 0."""
+    weight = (shares.mean * (1 - shares.mean)).clamp(min=0)
+    total = weight.sum(-1, keepdim=True)
+    some = total > torch.finfo(total.dtype).tiny ** 0.5
+    weight = weight.where(some, torch.zeros_like(weight)) / total.where(some, torch.ones_like(total))
+    mean = shares.mean + weight * (1 - shares.mean.sum(-1, keepdim=True))
+    factors = None
+    if shares.factors is not None:
+        factors = shares.factors - weight * shares.factors.sum(-1, keepdim=True)
+    return Gaussian(mean, factors, shares.rest)
 
 
 def _sums_of_others(context: Context, scores: Gaussian) -> Gaussian:
     """For every score along the last axis, `log sum exp` of all the others."""
     levels = [scores]
     while (size := levels[-1].mean.shape[-1]) > 1:
-        left, right, odd = _halves(levels[-1])
+        left, right, odd = halves(levels[-1])
         pairs = larger(context, left, right, soft_max_of_two)
-        levels.append(pairs if size % 2 == 0 else _each([pairs, odd], lambda parts: torch.cat(list(parts), -1)))
+        levels.append(pairs if size % 2 == 0 else each([pairs, odd], lambda parts: torch.cat(list(parts), -1)))
     others: Gaussian | None = None  # of the root: nobody
     for level in reversed(levels[:-1]):
-        left, right, _ = _halves(level)
+        left, right, _ = halves(level)
         if others is None:
             of_left, of_right, rest = right, left, None
         else:
             above, rest = _cut(others, left.mean.shape[-1])
             of_left, of_right = (larger(context, above, sibling, soft_max_of_two) for sibling in (right, left))
-        others = _each([of_left, of_right], lambda parts: torch.stack(list(parts), -1).flatten(-2))
+        others = each([of_left, of_right], lambda parts: torch.stack(list(parts), -1).flatten(-2))
         if rest is not None and rest.mean.shape[-1]:
-            others = _each([others, rest], lambda parts: torch.cat(list(parts), -1))
+            others = each([others, rest], lambda parts: torch.cat(list(parts), -1))
     assert others is not None  # there are two scores at least
     return others
 
 
-def _halves(value: Gaussian) -> tuple[Gaussian, Gaussian, Gaussian]:
+def halves(value: Gaussian) -> tuple[Gaussian, Gaussian, Gaussian]:
     """First and second of every pair along the last axis, and what is left without a partner."""
     even = value.mean.shape[-1] // 2 * 2
     return (
-        _each([value], lambda part: part[0][..., 0:even:2]),
-        _each([value], lambda part: part[0][..., 1:even:2]),
-        _each([value], lambda part: part[0][..., even:]),
+        every(value, lambda part: part[..., 0:even:2]),
+        every(value, lambda part: part[..., 1:even:2]),
+        every(value, lambda part: part[..., even:]),
     )
 
 
 def _cut(value: Gaussian, size: int) -> tuple[Gaussian, Gaussian]:
-    return _each([value], lambda part: part[0][..., :size]), _each([value], lambda part: part[0][..., size:])
+    return every(value, lambda part: part[..., :size]), every(value, lambda part: part[..., size:])
 
 
 def _owners(labels: Tensor, axis: int, dtype: Dtype = None) -> Tensor | None:
     """The one player who owns a whole slice, None if two players meet in one."""
-    owner = labels.amax(axis, keepdim=True)
-    if bool(((labels > 0) & (labels != owner)).any()):
-        return None
-    return owner.expand_as(labels)
+    owner = sole_owner(labels, axis, True)
+    return None if owner is None else owner.expand_as(labels)
 
 
 for _op, _apply in (

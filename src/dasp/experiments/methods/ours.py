@@ -1,0 +1,81 @@
+"""Estimators of this library, and those that had to be written for the comparison."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from ...errors import CaptureError, MissingRuleError
+from ...estimators import DASP, Estimator, Exact, PermutationSampling, Propagation
+from ...estimators.directions import SAMPLES_PER_DIRECTION
+from ...explainer import Explainer
+from ..problem import Method, Outcome, Problem, Unsupported
+from .reveal_cancel import RESCALE, REVEAL_CANCEL, deep_lift
+
+PUBLISHED = "DASP 2019"
+SAMPLING = "dasp.PermutationSampling"
+_REVEALED = 5.0  # rows: forward at the input and the baseline and with |W|, back with W and with |W|
+
+
+def estimator(problem: Problem, family: str, label: str, options: Estimator) -> Method:
+    """An estimator of this library; the network is captured at the first call and kept.
+
+    The gradients in which a rank's directions are found count as two evaluations each, as everywhere in the comparison.
+    """
+    explainer = Explainer(problem.model, 0.0, method=options, players=problem.players)
+
+    def run() -> Outcome:
+        try:
+            result = explainer(problem.inputs, problem.targets)
+        except (CaptureError, MissingRuleError) as error:
+            raise Unsupported(" ".join(str(error).split())) from error
+        values = result.per_player[:, 0].double().numpy()
+        rank = result.settings.get("rank", 0)
+        gradients = SAMPLES_PER_DIRECTION * rank if isinstance(rank, int) else 0  # counted once already
+        evaluations = result.evaluations + gradients
+        return Outcome(values, evaluations, result.propagations, float(result.gap.abs().median()))
+
+    return Method(family, label, run)
+
+
+def propagation(problem: Problem, setting: str, detail: str, **options: Any) -> Method:
+    """Propagation at chosen settings; `setting` names a line of a figure, `detail` a point on it."""
+    return estimator(problem, f"dasp.Propagation, {setting}", f"{setting}, {detail}", Propagation(**options))
+
+
+def default(problem: Problem) -> Method:
+    """Propagation as it comes."""
+    return estimator(problem, "dasp.Propagation, default", "default", Propagation())
+
+
+def permutations(problem: Problem, count: int) -> Method:
+    """Antithetic permutation sampling."""
+    return estimator(problem, SAMPLING, f"permutations={count}", PermutationSampling(permutations=count))
+
+
+def exact(problem: Problem) -> Method:
+    """All coalitions."""
+    return estimator(problem, "dasp.Exact", "exact", Exact())
+
+
+def published(problem: Problem, sizes: int) -> Method:
+    """DASP as it was published, at some coalition sizes."""
+    return estimator(problem, PUBLISHED, f"{PUBLISHED}, {sizes} sizes", DASP(sizes=sizes))
+
+
+def with_factors(problem: Problem, sizes: int, rank: int | str) -> Method:
+    """The published algorithm, with covariance carried by factors."""
+    setting = "full rank" if rank == "full" else f"rank {rank}"
+    return estimator(problem, f"dasp.DASP, {setting}", f"dasp.DASP, {setting}, {sizes} sizes", DASP(sizes=sizes, rank=rank))
+
+
+def reveal_cancel(problem: Problem, *, conv: str = REVEAL_CANCEL) -> Method:
+    """DeepLIFT with RevealCancel, everywhere or with Rescale on what follows convolutions."""
+    name = "DeepLIFT RevealCancel" + (", Rescale on convolutions" if conv == RESCALE else "")
+    model = copy.deepcopy(problem.model).eval()
+
+    def run() -> Outcome:
+        found = deep_lift(model, problem.inputs, problem.targets, conv=conv)
+        return Outcome(problem.per_player(found), _REVEALED)
+
+    return Method(name, name, run)
