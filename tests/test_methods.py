@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 import dasp
-from dasp.experiments.methods import captum_methods, chosen, ours, shap_methods, shapiq_methods
+from dasp.experiments.methods import captum_methods, chosen, shap_methods, shapiq_methods
 from dasp.experiments.methods.counted import SEED, Counted, Peer, PlayerGame, Task, seeded
 from dasp.experiments.methods.modules import require_rescale
+from dasp.experiments.methods.ours import Ours
 from dasp.experiments.methods.reveal_cancel import RESCALE, deep_lift
 from dasp.experiments.problem import Array, Method, Outcome, Problem, Unsupported
 
@@ -484,6 +485,6 @@ def test_the_game_over_players() -> None:
 
 
 def test_outcome_of_our_own_methods_reports_the_gap() -> None:
-    found: Outcome = ours.default(digits()).run()
+    found: Outcome = Ours(digits()).default().run()
     assert found.gap is not None
     assert 0 < found.gap < 0.2

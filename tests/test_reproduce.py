@@ -219,15 +219,14 @@ QUICK = ("--quick", "--inputs", "2", "--no-progress")
 
 def stand_in(chosen: Callable[..., list[Method]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the command line run these methods, and draw no figures."""
-    parts = {"methods": {"chosen": chosen}, "figures": {"draw": lambda folder, result: []}, "figures.removal": {}}
+    figures = {"draw": lambda folder, result: [], "keep": lambda *given, **options: []}
+    parts = {"methods": {"chosen": chosen}, "figures": figures}
     for name, content in parts.items():
         module = types.ModuleType(f"dasp.experiments.{name}")
         vars(module).update(content)
         monkeypatch.setitem(sys.modules, module.__name__, module)
         if "." not in name:
             monkeypatch.setattr(experiments, name, module, raising=False)
-    removal = types.SimpleNamespace(keep=lambda problem, rows, folder: None)
-    monkeypatch.setattr(sys.modules["dasp.experiments.figures"], "removal", removal, raising=False)
 
 
 def moments(problem: Problem, *, quick: bool) -> list[Method]:
@@ -376,7 +375,7 @@ PROGRAM = """
         sys.modules[module.__name__] = module
         setattr(dasp.experiments, name, module)
     dasp.experiments.figures.draw = lambda folder, result: []
-    dasp.experiments.figures.removal = types.SimpleNamespace(keep=lambda *arguments: None)
+    dasp.experiments.figures.keep = lambda *given, **options: []
     cli.main()
 """
 

@@ -94,7 +94,7 @@ def _run(names: tuple[str, ...], options: dict[str, Any], log: Log) -> list[str]
 def _one(name: str, settings: Any, options: dict[str, Any], log: Log) -> list[str]:
     """One problem from data to figures; what failed."""
     from . import methods, report
-    from .problems import BUILDERS
+    from .problems import BUILDERS, dna_held_out
     from .run import keep_problem, measure_all, versions
 
     folder = options["out"] / folder_name(name, options)
@@ -111,9 +111,9 @@ def _one(name: str, settings: Any, options: dict[str, Any], log: Log) -> list[st
     click.echo(report.table(found))
     failed = [f"{name}: {label}" for label in measured.failed]
     try:
-        from .figures import draw, removal
+        from .figures import draw, keep
 
-        removal.keep(problem, measured.rows, folder)
+        keep(problem, measured.rows, folder, sequences=dna_held_out(settings) if name == "dna" else None)
         written += draw(folder, found)
     except Exception as error:  # noqa: BLE001  a figure that cannot be drawn must not lose the table; it is reported
         reason = f"{type(error).__name__}: {error}".splitlines()[0]

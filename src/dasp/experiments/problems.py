@@ -87,9 +87,14 @@ def dna_network(settings: Settings) -> Trained:
     """The DNA network on 16,000 simulated sequences, 20 epochs; 2,000 sequences are held out."""
     count, epochs = (4_000, 5) if settings.quick else (16_000, 20)
     fit = simulation.simulate(count, seed=0, length=_DNA_LENGTH, progress=settings.progress)
-    held_out = simulation.simulate(_DNA_HELD_OUT, seed=1, length=_DNA_LENGTH, progress=settings.progress)
+    held_out = dna_held_out(settings)
     split = Split(fit.inputs, fit.labels, held_out.inputs, held_out.labels)
     return settings.trained(simulation.network, split, nn.BCEWithLogitsLoss(), name="dna-cnn", epochs=epochs)
+
+
+def dna_held_out(settings: Settings) -> simulation.Sequences:
+    """The simulated sequences that the DNA network was not trained on."""
+    return simulation.simulate(_DNA_HELD_OUT, seed=1, length=_DNA_LENGTH, progress=settings.progress)
 
 
 def parkinson(settings: Settings) -> Problem:

@@ -23,6 +23,10 @@ MomentFunction = TypeVar("MomentFunction", bound=Callable[..., Moments])
 LinearBuilder = TypeVar("LinearBuilder", bound=Callable[..., LinearMap])
 
 
+NEAREST = 0.05
+"""Distance from a pole, as a share of that of the mean, at which a state of a player counts as too near to it."""
+
+
 @dataclass(frozen=True)
 class Context:
     """What a rule may ask beside its arguments.
@@ -36,10 +40,12 @@ class Context:
     axis: int | None
 
 
-def elementwise(*ops: OpOverload, exact: bool) -> Callable[[MomentFunction], MomentFunction]:
+def elementwise(
+    *ops: OpOverload, exact: bool, pole: float | None = None
+) -> Callable[[MomentFunction], MomentFunction]:
     """Register `function(mean, var, *parameters) -> Moments` as the rule of pointwise operations of one random argument.
 
-    Loadings follow Stein's lemma, `Cov(g(X), Y) = E[g'(X)] Cov(X, Y)`.
+    Loadings follow Stein's lemma, `Cov(g(X), Y) = E[g'(X)] Cov(X, Y)`; for `pole` see `pointwise`.
 
     Raises:
         ValueError: one of the operations has a rule already.
@@ -47,7 +53,7 @@ def elementwise(*ops: OpOverload, exact: bool) -> Callable[[MomentFunction], Mom
 
     def register(function: MomentFunction) -> MomentFunction:
         def apply(context: Context, value: Gaussian, *args: Any, **kwargs: Any) -> Gaussian:
-            return pointwise(context, value, lambda m, v: function(m, v, *args, **kwargs))
+            return pointwise(context, value, lambda m, v: function(m, v, *args, **kwargs), pole=pole)
 
         for op in ops:
             RULES.add(Rule(op, exact, apply, owners=_same_owners))
@@ -61,8 +67,14 @@ def _same_owners(labels: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return labels
 
 
-def pointwise(context: Context, value: Gaussian, moments: Callable[[Tensor, Tensor], Moments]) -> Gaussian:
-    """`g(X)` for a value, given the moments of `g`; conditioned on the player with the largest loading where asked for."""
+def pointwise(
+    context: Context, value: Gaussian, moments: Callable[[Tensor, Tensor], Moments], *, pole: float | None = None
+) -> Gaussian:
+    """`g(X)` for a value, given the moments of `g`; conditioned on the player with the largest loading where asked for.
+
+    Where `g` has a pole, elements of which one state of that player would come near to it, or to its other side, are not
+    conditioned.
+    """
     if value.factors is None:
         result = moments(value.mean, value.rest)
         return Gaussian(result.mean, None, result.var)
@@ -73,6 +85,10 @@ def pointwise(context: Context, value: Gaussian, moments: Callable[[Tensor, Tens
         result = moments(value.mean, value.rest + explained)
         rest = (result.var - result.slope.square() * explained).clamp(min=0)
         return Gaussian(result.mean, result.slope * value.factors, rest)
+    if pole is not None:
+        distance = value.mean.detach() - pole
+        near = (distance + top.steps(top.load(value.factors.detach()))) / distance
+        top = replace(top, single=top.single * (near > NEAREST).all(0))
     others = top.without(square)
     centres = value.mean + top.steps(top.load(value.factors))
     result = moments(centres, (value.rest + others).expand_as(centres))

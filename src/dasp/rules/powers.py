@@ -68,7 +68,7 @@ def lognormal_power(m: Tensor, v: Tensor, p: float | Tensor) -> Moments:
     return Moments(mean, mean.square() * torch.expm1(p * p * c), mean / m * _over(c, torch.expm1(p * c), p))
 
 
-@elementwise(aten.sqrt.default, exact=False)
+@elementwise(aten.sqrt.default, exact=False, pole=0.0)
 def square_root(m: Tensor, v: Tensor) -> Moments:
     """`sqrt(X)`, see `lognormal_power`; 0 where X is 0 for certain."""
     zero = (m == 0) & (v == 0)
@@ -77,19 +77,19 @@ def square_root(m: Tensor, v: Tensor) -> Moments:
     return Moments(part.mean.where(~zero, none), part.var.where(~zero, none), part.slope.where(~zero, none))
 
 
-@elementwise(aten.rsqrt.default, exact=False)
+@elementwise(aten.rsqrt.default, exact=False, pole=0.0)
 def inverse_root(m: Tensor, v: Tensor) -> Moments:
     """`1 / sqrt(X)`, see `lognormal_power`."""
     return lognormal_power(m, v, -0.5)
 
 
-@elementwise(aten.reciprocal.default, exact=False)
+@elementwise(aten.reciprocal.default, exact=False, pole=0.0)
 def inverse(m: Tensor, v: Tensor) -> Moments:
     """`1 / X`, for X of either sign, see `lognormal_power`."""
     return lognormal_power(m, v, -1.0)
 
 
-@elementwise(aten.log.default, exact=False)
+@elementwise(aten.log.default, exact=False, pole=0.0)
 def logarithm(m: Tensor, v: Tensor) -> Moments:
     """`log X` for a lognormal X: `E = log m - c/2`, `Var = c = log(1 + v/m^2)`, `Cov(log X, X) = m c`."""
     c = _relative(m, v)
@@ -101,19 +101,19 @@ def _log_in(base: float, m: Tensor, v: Tensor) -> Moments:
     return Moments(part.mean * scale, part.var * scale**2, part.slope * scale)
 
 
-@elementwise(aten.log2.default, exact=False)
+@elementwise(aten.log2.default, exact=False, pole=0.0)
 def log_2(m: Tensor, v: Tensor) -> Moments:
     """`log X / log 2`."""
     return _log_in(2.0, m, v)
 
 
-@elementwise(aten.log10.default, exact=False)
+@elementwise(aten.log10.default, exact=False, pole=0.0)
 def log_10(m: Tensor, v: Tensor) -> Moments:
     """`log X / log 10`."""
     return _log_in(10.0, m, v)
 
 
-@elementwise(aten.log1p.default, exact=False)
+@elementwise(aten.log1p.default, exact=False, pole=-1.0)
 def log_1p(m: Tensor, v: Tensor) -> Moments:
     """`log(1 + X)`."""
     part = logarithm(1 + m, v)
@@ -128,10 +128,10 @@ def power(context: Context, x: Gaussian, exponent: float) -> Gaussian:
     if exponent == 2:
         return square(context, x)
     if exponent == 0.5:
-        return pointwise(context, x, square_root)
+        return pointwise(context, x, square_root, pole=0.0)
     if exponent == int(exponent) and 1 <= exponent <= MOST:
         return pointwise(context, x, lambda m, v: whole_power(m, v, int(exponent)))
-    return pointwise(context, x, lambda m, v: lognormal_power(m, v, float(exponent)))
+    return pointwise(context, x, lambda m, v: lognormal_power(m, v, float(exponent)), pole=0.0)
 
 
 def _power_covers(x: Any, exponent: float) -> bool:
@@ -149,12 +149,12 @@ def any_power(context: Context, x: Any, y: Any) -> Gaussian:
         return exponential(context, x, y)
     if isinstance(y, Gaussian):
         rows = None if context.axis is None else _aligned(context.axis, x, y)
-        logarithms = pointwise(Context(context.law, rows), x, logarithm)
+        logarithms = pointwise(Context(context.law, rows), x, logarithm, pole=0.0)
         return pointwise(context, multiply(context, y, logarithms), exp)
     exponents = y.unique()
     if exponents.numel() == 1 and _power_covers(x, float(exponents)):
         return power(context, add(context, x, torch.zeros_like(y)), float(exponents))
-    return pointwise(context, add(context, x, torch.zeros_like(y)), lambda m, v: lognormal_power(m, v, y))
+    return pointwise(context, add(context, x, torch.zeros_like(y)), lambda m, v: lognormal_power(m, v, y), pole=0.0)
 
 
 def _aligned(axis: int, x: Gaussian, y: Gaussian) -> int:
@@ -171,7 +171,7 @@ def quotient(context: Context, x: Any, y: Any) -> Gaussian:
         return Gaussian(torch.ones_like(none.mean), none.factors, none.rest)
     dims = x.mean.dim() if isinstance(x, Gaussian) else x.dim() if isinstance(x, Tensor) else 0
     rows = None if context.axis is None else context.axis - max(0, dims - y.mean.dim())
-    return multiply(context, x, pointwise(Context(context.law, rows), y, inverse))
+    return multiply(context, x, pointwise(Context(context.law, rows), y, inverse, pole=0.0))
 
 
 def _same_owner(labels: Tensor, *args: Any) -> Tensor:

@@ -57,7 +57,7 @@ def deviation(
     keepdim: bool = False,
 ) -> Gaussian:  # fmt: skip
     """The root of `variance`."""
-    return pointwise(context, variance(context, x, dim, correction=correction, keepdim=keepdim), square_root)
+    return pointwise(context, variance(context, x, dim, correction=correction, keepdim=keepdim), square_root, pole=0.0)
 
 
 def variance_and_mean(
@@ -78,7 +78,7 @@ def norm(
     over = places(x.mean.dim(), dim)
     if ord == 2:
         size = math.prod(x.mean.shape[p] for p in over)
-        return pointwise(context, times(_mean_square(context, x, over, keepdim, centred=False), size), square_root)
+        return pointwise(context, times(_mean_square(context, x, over, keepdim, centred=False), size), square_root, pole=0.0)
     rows = Context(context.law, row_axis(context.axis, x.mean.dim(), over, keepdim))
     sizes = pointwise(rows, x, absolute)
     if ord == 1:

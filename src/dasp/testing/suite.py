@@ -123,7 +123,7 @@ def _trials(
         )
     rule = RULES.find(op)
     if rule is None:
-        raise MissingRuleError(f"{op} has no moment rule. Register one with dasp.rules.elementwise, linear or moves first.")
+        raise MissingRuleError(f"{op} has no moment rule. Register one with a family of dasp.rules.families first (docs/rules.md).")
     if not 0 <= tolerance < float("inf"):
         raise InputError(f"tolerance: {tolerance} is not a number from 0.")
     if monte_carlo < 1000:

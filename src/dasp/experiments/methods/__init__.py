@@ -13,8 +13,9 @@ from torch import nn
 
 from ...errors import InputError
 from ..problem import Method, Problem
-from . import captum_methods, ours, shap_methods, shapiq_methods
+from . import captum_methods, shap_methods, shapiq_methods
 from .counted import Peer
+from .ours import Ours, reveal_cancel
 from .reveal_cancel import RESCALE, chain
 
 _FULL = "full"
@@ -149,11 +150,12 @@ def chosen(problem: Problem, *, quick: bool) -> list[Method]:
         raise InputError(f"methods are chosen for the problems {', '.join(_BUDGETS)}, not for {problem.name!r}")
     budgets = _BUDGETS[problem.name][quick]
     propagations = {"parkinson": _parkinson, "mnist": _mnist, "dna": _dna}[problem.name]
-    own = [ours.default(problem), *propagations(problem, quick), *_own(problem, budgets, quick)]
+    ours = Ours(problem)
+    own = [ours.default(), *propagations(ours, quick), *_others(ours, budgets, quick)]
     return [*own, *(peer.on(problem) for peer in _peers(problem.count, budgets))]
 
 
-def _parkinson(problem: Problem, quick: bool) -> list[Method]:
+def _parkinson(ours: Ours, quick: bool) -> list[Method]:
     """Full rank and exact ends are affordable."""
     legendre: dict[str, Any] = {"rule": "legendre"}
     ends: dict[str, Any] = {"rule": "lobatto", "rank": _FULL, "nodes": 5}
@@ -163,64 +165,65 @@ def _parkinson(problem: Problem, quick: bool) -> list[Method]:
         ("full rank", {"rank": _FULL, "condition": False}),
         ("full rank, conditioned", {"rank": _FULL, "condition": True}),
     ):
-        methods += [ours.propagation(problem, setting, f"{k} nodes", nodes=k, **legendre, **options) for k in (2, 4, 8)]
-    methods.append(ours.propagation(problem, "full rank, exact ends", "5 nodes", condition=False, **ends))
+        methods += [ours.propagation(setting, f"{k} nodes", nodes=k, **legendre, **options) for k in (2, 4, 8)]
+    methods.append(ours.propagation("full rank, exact ends", "5 nodes", condition=False, **ends))
     methods += [
         ours.propagation(
-            problem, "full rank, conditioned, exact ends", f"5 nodes, mixture {h}", mixture=h, condition=True, **ends
+            "full rank, conditioned, exact ends", f"5 nodes, mixture {h}", mixture=h, condition=True, **ends
         )
         for h in ((0, 2) if quick else (0, 1, 2, 4, 6))
-        if h <= problem.count
+        if h <= ours.problem.count
     ]
     return methods
 
 
-def _mnist(problem: Problem, quick: bool) -> list[Method]:
+def _mnist(ours: Ours, quick: bool) -> list[Method]:
     """A subspace of the covariance of 784 players."""
     plain: dict[str, Any] = {"rule": "legendre", "condition": False}
-    methods = [ours.propagation(problem, "diagonal", f"{k} nodes", nodes=k, rank=0, **plain) for k in (1, 2, 4, 8)]
-    methods += _ranked(problem, (16,) if quick else (16, 32, 64, 128), nodes=4)
+    methods = [ours.propagation("diagonal", f"{k} nodes", nodes=k, rank=0, **plain) for k in (1, 2, 4, 8)]
+    methods += _ranked(ours, (16,) if quick else (16, 32, 64, 128), nodes=4)
     if not quick:
-        methods.append(ours.propagation(problem, "full rank", "4 nodes", nodes=4, rank=_FULL, **plain))
+        methods.append(ours.propagation("full rank", "4 nodes", nodes=4, rank=_FULL, **plain))
     return methods
 
 
-def _dna(problem: Problem, quick: bool) -> list[Method]:
+def _dna(ours: Ours, quick: bool) -> list[Method]:
     """The output changes most where few players are present, which asks for many nodes."""
     plain: dict[str, Any] = {"rule": "legendre", "condition": False}
     full: dict[str, Any] = {"rule": "legendre", "rank": _FULL}
     methods = [
-        ours.propagation(problem, "diagonal", f"{k} nodes", nodes=k, rank=0, **plain)
+        ours.propagation("diagonal", f"{k} nodes", nodes=k, rank=0, **plain)
         for k in ((4,) if quick else (2, 4, 8, 16, 32))
     ]
-    methods += _ranked(problem, (16,) if quick else (16, 64, 128), nodes=4)
+    methods += _ranked(ours, (16,) if quick else (16, 64, 128), nodes=4)
     if not quick:
-        methods += _ranked(problem, (16, 64, 128), nodes=16)
+        methods += _ranked(ours, (16, 64, 128), nodes=16)
     for setting, condition in (("full rank", False), ("full rank, conditioned", True)):
         for nodes in (4,) if quick else (4, 8, 16):
             detail = f"{nodes} nodes"
-            methods.append(ours.propagation(problem, setting, detail, nodes=nodes, condition=condition, **full))
+            methods.append(ours.propagation(setting, detail, nodes=nodes, condition=condition, **full))
     return methods
 
 
-def _ranked(problem: Problem, ranks: tuple[int, ...], *, nodes: int) -> list[Method]:
+def _ranked(ours: Ours, ranks: tuple[int, ...], *, nodes: int) -> list[Method]:
     options: dict[str, Any] = {"nodes": nodes, "rule": "legendre", "condition": False}
-    return [ours.propagation(problem, f"rank ({nodes} nodes)", f"rank {rank}", rank=rank, **options) for rank in ranks]
+    return [ours.propagation(f"rank ({nodes} nodes)", f"rank {rank}", rank=rank, **options) for rank in ranks]
 
 
-def _own(problem: Problem, budgets: Budgets, quick: bool) -> list[Method]:
+def _others(ours: Ours, budgets: Budgets, quick: bool) -> list[Method]:
     """What else is written here: sampling, the published algorithm, DeepLIFT RevealCancel, exact values."""
+    problem = ours.problem
     n = problem.count
-    methods = [ours.permutations(problem, count) for count in budgets.permutations]
+    methods = [ours.permutations(count) for count in budgets.permutations]
     sizes = [size or n for size in budgets.sizes if size <= n]
-    methods += [ours.published(problem, size) for size in dict.fromkeys(sizes)]
+    methods += [ours.published(size) for size in dict.fromkeys(sizes)]
     factored = [(size or n, rank) for size, rank in budgets.factored if size <= n]
-    methods += [ours.with_factors(problem, size, rank) for size, rank in dict.fromkeys(factored)]
-    methods.append(ours.reveal_cancel(problem))
+    methods += [ours.with_factors(size, rank) for size, rank in dict.fromkeys(factored)]
+    methods.append(reveal_cancel(problem))
     if any(isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) for _, layer in chain(problem.model)):
-        methods.append(ours.reveal_cancel(problem, conv=RESCALE))
+        methods.append(reveal_cancel(problem, conv=RESCALE))
     if n <= _ENUMERABLE and not quick:
-        methods.append(ours.exact(problem))
+        methods.append(ours.exact())
     return methods
 
 

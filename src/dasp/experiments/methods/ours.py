@@ -9,6 +9,7 @@ from ...errors import CaptureError, MissingRuleError
 from ...estimators import DASP, Estimator, Exact, PermutationSampling, Propagation
 from ...estimators.directions import SAMPLES_PER_DIRECTION
 from ...explainer import Explainer
+from ...model import Model
 from ..problem import Method, Outcome, Problem, Unsupported
 from .reveal_cancel import RESCALE, REVEAL_CANCEL, deep_lift
 
@@ -17,56 +18,58 @@ SAMPLING = "dasp.PermutationSampling"
 _REVEALED = 5.0  # rows: forward at the input and the baseline and with |W|, back with W and with |W|
 
 
-def estimator(problem: Problem, family: str, label: str, options: Estimator) -> Method:
-    """An estimator of this library; the network is captured at the first call and kept.
+class Ours:
+    """Makes methods of this library's estimators; they share one capture of the problem's network."""
 
-    The gradients in which a rank's directions are found count as two evaluations each, as everywhere in the comparison.
-    """
-    explainer = Explainer(problem.model, 0.0, method=options, players=problem.players)
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self._model = Model(problem.model)
 
-    def run() -> Outcome:
-        try:
-            result = explainer(problem.inputs, problem.targets)
-        except (CaptureError, MissingRuleError) as error:
-            raise Unsupported(" ".join(str(error).split())) from error
-        values = result.per_player[:, 0].double().numpy()
-        rank = result.settings.get("rank", 0)
-        gradients = SAMPLES_PER_DIRECTION * rank if isinstance(rank, int) else 0  # counted once already
-        evaluations = result.evaluations + gradients
-        return Outcome(values, evaluations, result.propagations, float(result.gap.abs().median()))
+    def method(self, family: str, label: str, estimator: Estimator) -> Method:
+        """One estimator.
 
-    return Method(family, label, run)
+        The gradients in which a rank's directions are found count as two evaluations each, as everywhere in the comparison.
+        """
+        problem = self.problem
+        explainer = Explainer(self._model, 0.0, method=estimator, players=problem.players)
 
+        def run() -> Outcome:
+            try:
+                result = explainer(problem.inputs, problem.targets)
+            except (CaptureError, MissingRuleError) as error:
+                raise Unsupported(" ".join(str(error).split())) from error
+            values = result.per_player[:, 0].double().numpy()
+            rank = result.settings.get("rank", 0)
+            gradients = SAMPLES_PER_DIRECTION * rank if isinstance(rank, int) else 0  # counted once already
+            evaluations = result.evaluations + gradients
+            return Outcome(values, evaluations, result.propagations, float(result.gap.abs().median()))
 
-def propagation(problem: Problem, setting: str, detail: str, **options: Any) -> Method:
-    """Propagation at chosen settings; `setting` names a line of a figure, `detail` a point on it."""
-    return estimator(problem, f"dasp.Propagation, {setting}", f"{setting}, {detail}", Propagation(**options))
+        return Method(family, label, run)
 
+    def default(self) -> Method:
+        """Propagation as it comes."""
+        return self.method("dasp.Propagation, default", "default", Propagation())
 
-def default(problem: Problem) -> Method:
-    """Propagation as it comes."""
-    return estimator(problem, "dasp.Propagation, default", "default", Propagation())
+    def propagation(self, setting: str, detail: str, **options: Any) -> Method:
+        """Propagation at chosen settings; `setting` names a line of a figure, `detail` a point on it."""
+        return self.method(f"dasp.Propagation, {setting}", f"{setting}, {detail}", Propagation(**options))
 
+    def permutations(self, count: int) -> Method:
+        """Antithetic permutation sampling."""
+        return self.method(SAMPLING, f"permutations={count}", PermutationSampling(permutations=count))
 
-def permutations(problem: Problem, count: int) -> Method:
-    """Antithetic permutation sampling."""
-    return estimator(problem, SAMPLING, f"permutations={count}", PermutationSampling(permutations=count))
+    def exact(self) -> Method:
+        """All coalitions."""
+        return self.method("dasp.Exact", "exact", Exact())
 
+    def published(self, sizes: int) -> Method:
+        """DASP as it was published, at some coalition sizes."""
+        return self.method(PUBLISHED, f"{PUBLISHED}, {sizes} sizes", DASP(sizes=sizes))
 
-def exact(problem: Problem) -> Method:
-    """All coalitions."""
-    return estimator(problem, "dasp.Exact", "exact", Exact())
-
-
-def published(problem: Problem, sizes: int) -> Method:
-    """DASP as it was published, at some coalition sizes."""
-    return estimator(problem, PUBLISHED, f"{PUBLISHED}, {sizes} sizes", DASP(sizes=sizes))
-
-
-def with_factors(problem: Problem, sizes: int, rank: int | str) -> Method:
-    """The published algorithm, with covariance carried by factors."""
-    setting = "full rank" if rank == "full" else f"rank {rank}"
-    return estimator(problem, f"dasp.DASP, {setting}", f"dasp.DASP, {setting}, {sizes} sizes", DASP(sizes=sizes, rank=rank))
+    def with_factors(self, sizes: int, rank: int | str) -> Method:
+        """The published algorithm, with covariance carried by factors."""
+        family = "dasp.DASP, " + ("full rank" if rank == "full" else f"rank {rank}")
+        return self.method(family, f"{family}, {sizes} sizes", DASP(sizes=sizes, rank=rank))
 
 
 def reveal_cancel(problem: Problem, *, conv: str = REVEAL_CANCEL) -> Method:
