@@ -1,6 +1,6 @@
-"""Which share of the error is the Gaussian idea's own, and which the moment rules'? Prints a table, writes out/closure.json.
+"""Which share of the error is the Gaussian idea's own, and which the moment rules'? Prints a table, writes closure.json.
 
-    python benchmarks/closure.py [--data FOLDER] [--out out] [--problems parkinson dna] [--samples 4000]
+    python benchmarks/closure.py [--data FOLDER] [--out out/paper] [--problems parkinson dna] [--samples 4000]
 
 For coalitions that every player joins with chance q, the mean output F(q) is found in four ways: by sampling coalitions; by
 sampling inputs that are Gaussian with the same mean and variance (the Gaussian idea, without any rule); and by propagating
@@ -30,12 +30,12 @@ WAYS = ("Gaussian inputs, sampled", "propagated, diagonal", "propagated, full ra
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with the data; default: DASP_DATA, else downloaded")
-    parser.add_argument("--out", type=Path, default=Path("out"))
+    parser.add_argument("--out", type=Path, default=Path("out/paper"))
     parser.add_argument("--problems", nargs="+", choices=("parkinson", "dna"), default=("parkinson", "dna"))
     parser.add_argument("--samples", type=int, default=4000)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    cache = options.out / "paper" / "cache"
+    cache = options.out / "cache"
     settings = Settings(files=DataFolder.find(options.data, cache / "data"), cache=cache, inputs=10)
     found = {name: measured(BUILDERS[name](settings), options.samples) for name in options.problems}
     for name, table in found.items():

@@ -441,41 +441,17 @@ def test_progress_can_be_asked_for(net: Path, rows: Path, capsys: Capture) -> No
     assert "3/3" not in capsys.readouterr().err
 
 
-def test_check_lists_what_random_values_meet(tmp_path: Path, capsys: Capture) -> None:
-    layers = [torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2), torch.nn.Tanh()]
-    net = save(torch.nn.Sequential(*layers), torch.zeros(2, 3), tmp_path / "net.pt2")
-    assert run("check", net) == 0
-    *shown, legend = capsys.readouterr().out.splitlines()
-    assert [line.split() for line in shown[:-1]] == [
-        ["exact", "aten.linear.default", "0"],
-        ["exact", "aten.relu.default", "1"],
-        ["exact", "aten.linear.default", "2"],
-        ["approximate", "aten.tanh.default", "3"],
-    ]
-    assert shown[-1] == "4 operations: 3 exact, 1 approximate, 0 missing"
-    assert legend.startswith("exact: mean and variance are exact for a Gaussian argument. The values are still approximate")
-    assert "--audit" in legend
-
-
-def test_check_ends_with_1_when_a_rule_is_missing(tmp_path: Path, capsys: Capture) -> None:
+def test_explain_without_a_rule_names_the_other_methods(tmp_path: Path, capsys: Capture) -> None:
     class Sorted(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return (x * 2).cumsum(1).sort(dim=1).values
 
-    net = save(Sorted(), torch.zeros(2, 3), tmp_path / "net.pt2")
-    assert run("check", net, "--json") == 1
-    found = {one["op"]: one["support"] for one in json.loads(capsys.readouterr().out)}
-    assert found["aten.sort.default"] == "missing"
-    assert run("check", net) == 1
-    assert "--method permutation" in capsys.readouterr().out
+    save(Sorted(), torch.zeros(2, 3), tmp_path / "net.pt2")
     np.save(tmp_path / "rows.npy", ROWS)
-    assert explain(net, tmp_path / "rows.npy", "--target", 0, "--method", "propagation")[0] == 2
+    assert explain(tmp_path / "net.pt2", tmp_path / "rows.npy", "--target", 0, "--method", "propagation")[0] == 2
     error = capsys.readouterr().err
     assert "aten.sort.default" in error
     assert error.splitlines()[-1].strip() == "on the command line: --method permutation or --method exact"
-    code = run("check", tmp_path / "absent.pt2")
-    assert code == 2
-    assert "error: " in capsys.readouterr().err
 
 
 def test_usage_errors_are_those_of_any_command(capsys: Capture) -> None:

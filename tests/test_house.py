@@ -24,9 +24,13 @@ ORDER = (
     "law",
     "size_law",
     "rules",
+    "measured",
+    "testing",
+    "remedies",
     "rewrite",
     "graph",
     "propagate",
+    "foreign",
     "model",
     "targets",
     "game",
@@ -36,6 +40,8 @@ ORDER = (
     "audit",
     "checks",
     "explainer",
+    "options",
+    "check_command",
     "huggingface",
     "axioms",
     "plots",
@@ -43,7 +49,10 @@ ORDER = (
     "cli",
 )
 PLOTS_KNOW = {"attribution", "errors", "plots"}
-OPTIONAL = {"matplotlib", "pandas", "pyarrow", "captum", "shap", "sklearn", "scipy", "click"}
+OPTIONAL = {
+    "matplotlib", "pandas", "pyarrow", "captum", "shap", "sklearn", "scipy", "click", "keras", "transformers", "skorch",
+    "pytorch_lightning", "onnx",
+}  # fmt: skip
 
 
 def part_of(path: Path) -> str:

@@ -40,6 +40,7 @@ def build(name: str) -> nn.Module:
     """A small model with random weights, large enough that its tokens interact."""
     torch.manual_seed(3)
     bert = {**SIZES, "num_labels": 3}
+    ends = {"bos_token_id": 2, "eos_token_id": 3}
     if name == "bert":
         model = transformers.BertForSequenceClassification(transformers.BertConfig(**bert))
     elif name == "bert, eager":
@@ -55,10 +56,17 @@ def build(name: str) -> nn.Module:
         )
     elif name == "gpt2":
         model = transformers.GPT2LMHeadModel(
-            transformers.GPT2Config(vocab_size=24, n_embd=16, n_layer=2, n_head=4, n_positions=40, initializer_range=0.3)
+            transformers.GPT2Config(vocab_size=24, n_embd=16, n_layer=2, n_head=4, n_positions=40, initializer_range=0.3, **ends)
+        )
+    elif name == "gpt2, classes":
+        model = transformers.GPT2ForSequenceClassification(
+            transformers.GPT2Config(
+                vocab_size=24, n_embd=16, n_layer=2, n_head=4, n_positions=40, initializer_range=0.3, num_labels=3,
+                pad_token_id=0, **ends,
+            )  # fmt: skip
         )
     else:
-        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, num_key_value_heads=2))
+        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, **ends, num_key_value_heads=2))
     built: nn.Module = model.eval()
     return built
 
@@ -89,6 +97,12 @@ def test_texts_against_enumeration(name: str, tokenizer: Any) -> None:
     assert isinstance(found.values, Tensor)
     assert found.values.shape == (2, 10)
     assert found.values[:, [0, -1]].abs().max() == 0  # special tokens are in the baseline too
+    assert isinstance(truth.values, Tensor)
+    encoded = tokenizer(TEXTS, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).logits
+    own = logits if logits.dim() == 2 else logits[:, options.get("position", -1)]
+    torch.testing.assert_close(truth.output, own[:, 1], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(truth.per_player.sum(-1)[:, 0], truth.output - truth.base_value)
 
 
@@ -100,7 +114,82 @@ def test_texts_of_different_lengths_are_each_as_alone(name: str, tokenizer: Any)
     alone = explainer(short, 2)
     torch.testing.assert_close(together.output[1], alone.output[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(together.per_player[1, 0, :6], alone.per_player[0, 0], rtol=1e-3, atol=1e-5)
-    assert together.per_player[1, 0, 6:].abs().max() == 0
+    assert together.per_player[1, 0, 6:].abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("method", [dasp.Propagation(), dasp.Exact()])
+@pytest.mark.parametrize("name", ["gpt2", "gpt2, classes"])
+def test_padding_on_the_left_changes_nothing(name: str, method: dasp.Estimator, tokenizer: Any) -> None:
+    left = copy.deepcopy(tokenizer)
+    left.padding_side = "left"
+    model, texts = build(name), [*TEXTS, "the red cat sat"]
+    by_side = [TextExplainer(model, side, method=method)(texts, 2) for side in (left, tokenizer)]
+    torch.testing.assert_close(by_side[0].output, by_side[1].output, rtol=1e-4, atol=1e-5)
+    a, b = by_side[0].per_player[2, 0, 4:], by_side[1].per_player[2, 0, :6]
+    torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    assert by_side[0].per_player[2, 0, :4].abs().max() < 1e-12
+    assert by_side[0].tokens is not None
+    assert by_side[0].tokens[2][:5] == ("[PAD]", "[PAD]", "[PAD]", "[PAD]", "[CLS]")
+
+
+def test_positions_stay_when_tokens_are_absent() -> None:
+    """RoBERTa counts positions from the ids; as padding an absent token would move all that follow it."""
+    model = build("roberta")
+    ids = torch.tensor([[5, 6, 7, 8], [9, 10, 0, 0]])
+    mask = (ids != 0).long()
+    result = TextExplainer(model, baseline=0, method=dasp.Exact())(ids, 1, attention_mask=mask)
+    places = torch.tensor([[1, 2, 3, 4], [1, 2, 0, 0]])
+    with torch.no_grad():
+        own = model(input_ids=ids, attention_mask=mask).logits
+        nothing = model(input_ids=torch.zeros_like(ids), attention_mask=mask, position_ids=places).logits
+    torch.testing.assert_close(result.output, own[:, 1])
+    torch.testing.assert_close(result.base_value, nothing[:, 1])
+
+
+@pytest.mark.parametrize("position", [2, -2])
+def test_the_position_of_a_token_classifier_skips_padding(position: int, tokenizer: Any) -> None:
+    left = copy.deepcopy(tokenizer)
+    left.padding_side = "left"
+    model, texts = build("bert, tokens"), ["the cat sat on a hill", "a dog"]  # 8 and 4 tokens
+    for side, start in ((tokenizer, 0), (left, 4)):
+        encoded = side(texts, return_tensors="pt", padding=True)
+        with torch.no_grad():
+            logits = model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).logits
+        result = TextExplainer(model, side, method=dasp.Exact())(texts, 0, position=position)
+        torch.testing.assert_close(result.output[0], logits[0, position % 8, 0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(result.output[1], logits[1, start + position % 4, 0], rtol=1e-4, atol=1e-5)
+    with pytest.raises(dasp.InputError, match="no position among 4 tokens, the length of the shortest row"):
+        TextExplainer(model, tokenizer)(texts, 0, position=4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_left_as_found(training: bool, tokenizer: Any) -> None:
+    model = build("bert").train(training).double()
+    model.dropout.train(not training)
+    modes = {name: layer.training for name, layer in model.named_modules()}
+    weights = {name: (id(w), w.dtype, w._version, w.grad) for name, w in model.named_parameters()}
+    hooks = [len(layer._forward_hooks) for layer in model.modules()]
+    first, second = (TextExplainer(model, tokenizer)("the cat sat on a hill and saw", 0) for _ in range(2))
+    assert first.per_player.dtype is torch.float64
+    assert torch.equal(first.per_player, second.per_player)  # dropout is off
+    assert modes == {name: layer.training for name, layer in model.named_modules()}
+    assert weights == {name: (id(w), w.dtype, w._version, w.grad) for name, w in model.named_parameters()}
+    assert hooks == [len(layer._forward_hooks) for layer in model.modules()]
+
+
+def test_classes_by_name(tokenizer: Any) -> None:
+    model = build("bert")
+    model.config.label2id = {"bad": 0, "fair": 1, "good": 2}
+    explainer = TextExplainer(model, tokenizer, method=dasp.Exact())
+    torch.testing.assert_close(explainer("the cat", "good").values, explainer("the cat", 2).values)
+    with pytest.raises(dasp.InputError, match="no class 'best'; it has bad, fair, good"):
+        explainer("the cat", "best")
+
+
+def test_the_next_token_by_its_text(tokenizer: Any) -> None:
+    explainer = TextExplainer(build("gpt2"), tokenizer, method=dasp.Exact())
+    with pytest.raises(dasp.InputError, match="is 4 tokens"):  # this tokenizer adds its ends to every text
+        explainer("the cat", "dog sat")
 
 
 def test_the_default_target_is_the_largest_logit(tokenizer: Any) -> None:
@@ -116,7 +205,7 @@ def test_a_token_as_target_and_as_baseline(tokenizer: Any) -> None:
     by_name = TextExplainer(model, tokenizer, baseline="the", method=dasp.Exact())(TEXTS[:1], 7)
     by_id = TextExplainer(model, tokenizer, baseline=5, method=dasp.Exact())(TEXTS[:1], 7)
     torch.testing.assert_close(by_name.per_player, by_id.per_player)
-    assert by_name.per_player[0, 0, 1] == 0  # "the" is its own stand-in
+    assert by_name.per_player[0, 0, 1].abs() < 1e-12  # "the" is its own stand-in
 
 
 def test_half_precision_is_explained_in_single(tokenizer: Any) -> None:
@@ -136,7 +225,7 @@ def test_tokens_are_saved(tokenizer: Any, tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["vit", "convnext"])
-def test_images_against_sampling(name: str) -> None:
+def test_images_against_enumeration(name: str) -> None:
     torch.manual_seed(1)
     if name == "vit":
         config = transformers.ViTConfig(

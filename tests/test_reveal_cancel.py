@@ -44,8 +44,10 @@ def test_the_minimum_of_two_is_shared_as_in_the_paper(x: list[float]) -> None:
     assert explained(smaller(), x) == pytest.approx([min(x) / 2] * 2)
 
 
-@pytest.mark.parametrize(("x", "shares"), [([3.0, 1.0], [0.0, 1.0]), ([1.0, 3.0], [1.0, 0.0])])
-def test_rescale_gives_all_of_it_to_the_smaller_one_as_in_the_paper(x: list[float], shares: list[float]) -> None:
+@pytest.mark.parametrize(("x", "shares"), [([3.0, 1.0], [0.0, 1.0]), ([1.0, 3.0], [1.0, 0.0]), ([2.0, 2.0], [2.0, 0.0])])
+def test_rescale_gives_all_of_it_to_one_the_smaller_if_there_is_one_as_in_the_paper(
+    x: list[float], shares: list[float]
+) -> None:
     assert explained(smaller(), x, dense=RESCALE) == pytest.approx(shares)
 
 
@@ -113,9 +115,7 @@ def published(weights: list[Tensor], biases: list[Tensor], x: Tensor, baseline: 
             start = b + sum(weight * s for weight, (s, _, _) in zip(row, inputs, strict=True))
             values.append((start, sum(t for t in terms if t > 0), sum(t for t in terms if t < 0)))
 
-        def linear(
-            m: list[tuple[float, float]], inputs: Parts = inputs, w: list[list[float]] = w
-        ) -> list[tuple[float, float]]:
+        def linear(m: list[tuple[float, float]], inputs: Parts = inputs, w: list[list[float]] = w) -> list[tuple[float, float]]:
             found = []
             for i, (_, up, down) in enumerate(inputs):
                 both = 0.0
@@ -262,9 +262,7 @@ def test_which_relu_belongs_to_a_convolution() -> None:
     for one, other in itertools.combinations((everywhere, on_dense, on_conv, nowhere), 2):
         assert float((one - other).norm() / other.norm()) > 0.01
     body = model[:6].append(nn.Flatten())
-    torch.testing.assert_close(
-        deep_lift(body, x, first(5), dense=RESCALE, conv=REVEAL_CANCEL), deep_lift(body, x, first(5))
-    )
+    torch.testing.assert_close(deep_lift(body, x, first(5), dense=RESCALE, conv=REVEAL_CANCEL), deep_lift(body, x, first(5)))
     dense, x = networks()["dense"]
     torch.testing.assert_close(deep_lift(dense, x, first(5), conv=RESCALE), deep_lift(dense, x, first(5)))
 

@@ -1,6 +1,7 @@
 """Shapley values of PyTorch networks by moment propagation: all features at once, no sampling, the error measured."""
 
 from . import axioms as axioms
+from . import huggingface as huggingface
 from . import players as players
 from . import plots as plots
 from .attribution import Attribution as Attribution
@@ -24,6 +25,7 @@ from .estimators import Exact as Exact
 from .estimators import PermutationSampling as PermutationSampling
 from .estimators import Propagation as Propagation
 from .explainer import Explainer as Explainer
+from .foreign import from_sklearn as from_sklearn
 from .game import Players as Players
 from .model import Model as Model
 from .propagate import OpSupport as OpSupport

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -22,26 +21,21 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import players as layouts
 from .attribution import RESERVED, Attribution
-from .errors import DaspError, DataFileError, InputError, MissingRuleError
+from .check_command import check
+from .errors import DaspError, InputError, MissingRuleError
 from .estimators import Estimator, Exact, PermutationSampling, Propagation
 from .experiments.command import reproduce
 from .explainer import Explainer
 from .model import Model, load_program
-from .propagate import Support
-from .tables import Array, Rows, TableWriter, native, read_baseline, read_rows, tensor_of, unique_names
+from .options import PLAYERS, expected_inputs, players_of
+from .tables import Array, Rows, TableWriter, read_baseline, read_rows, tensor_of, unique_names
 
 AUDIT_COLUMNS = ("audit_error", "audit_low", "audit_high", "audit_evaluations")
-_CHECK_ROWS = 2  # of the zeros that stand in for inputs; the values do not matter
 _LISTED = 30  # column names in a message
 _READ = 4096  # rows checked at a time
 _READ_FROM = ("model", "rows", "baseline", "players")  # options that may name files
 _WITHOUT_RULES = "on the command line: --method permutation or --method exact"
-_LEGEND = (
-    "exact: mean and variance are exact for a Gaussian argument. The values are still approximate; "
-    "`dasp explain --audit N` measures them."
-)
 _OPTIONS_OF = {
     "propagation": ("nodes", "rule", "rank", "mixture", "seed"),
     "exact": ("force",),
@@ -68,6 +62,7 @@ def cli() -> None:
     """Shapley values of PyTorch networks, without sampling."""
 
 
+cli.add_command(check)
 cli.add_command(reproduce)
 
 
@@ -78,7 +73,7 @@ cli.add_command(reproduce)
 @click.option("--target", "targets", multiple=True, metavar="N|N,M|argmax", help="Output to explain; may be repeated.")
 @click.option("--out", required=True, metavar="OUT.parquet", help="Replaced if it exists.")
 @click.option("--columns", metavar="A,B,...", help="Columns of a csv or parquet file, in the model's order.")
-@click.option("--players", metavar="grid:HxW|pixels|channels|tokens|FILE.npy", help="Default: every element.")
+@click.option("--players", metavar=PLAYERS, help="Default: every element.")
 @click.option("--method", type=click.Choice(list(_OPTIONS_OF)), default="propagation", show_default=True)
 @click.option("--nodes", type=int, help="propagation: quadrature nodes.")
 @click.option("--rule", type=click.Choice(["legendre", "lobatto"]), help="propagation: quadrature rule.")
@@ -105,28 +100,6 @@ def explain(**options: Any) -> None:
         job = _Job.prepare(options, method)
         summary = job.run(writer)
     click.echo(f"{summary}, {time.perf_counter() - started:.1f} s, written to {options['out']}", err=True)
-
-
-@cli.command()
-@click.argument("model", metavar="MODEL.pt2")
-@click.option("--players", metavar="grid:HxW|pixels|channels|tokens|FILE.npy", help="Default: every element.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
-def check(model: str, players: str | None, as_json: bool) -> None:
-    """List the operations that random values reach: exact, approximate or missing. Exit code 1 if one is missing."""
-    loaded = Model(model)
-    inputs = [torch.zeros_like(shape, device=loaded.device or "cpu") for shape in _expected_inputs(loaded)]
-    found = Explainer(loaded, players=_players(players)).check(tuple(inputs))
-    counts = {support.value: sum(one.support is support for one in found) for support in Support}
-    if as_json:
-        click.echo(json.dumps([{"op": one.op, "layer": one.layer, "support": one.support.value} for one in found]))
-    else:
-        width = max((len(one.op) for one in found), default=0)
-        for one in found:
-            click.echo(f"{one.support.value:<12} {one.op:<{width}}  {one.layer}")
-        click.echo(f"{len(found)} operations: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
-        click.echo(_LEGEND + ("" if not counts["missing"] else f"\nmissing: no rule; {_WITHOUT_RULES}"))
-    if counts[Support.MISSING.value]:
-        raise click.exceptions.Exit(1)
 
 
 @dataclass(frozen=True)
@@ -161,7 +134,7 @@ class _Job:
             model,
             baseline,
             method=method,
-            players=_players(options["players"]),
+            players=players_of(options["players"]),
             memory=options["memory"] * 2**20,
             feature_names=names,
         )
@@ -222,22 +195,9 @@ def _method(options: dict[str, Any]) -> Estimator:
     return _ESTIMATORS[chosen](**given)
 
 
-def _expected_inputs(model: Model) -> list[Tensor]:
-    """Empty stand-ins of the shapes and dtypes that an exported program takes, for a batch of two."""
-    graph = model.capture((), ())
-    expected = [graph.stand_in(node, _CHECK_ROWS) for node in graph.inputs]
-    for node, one in zip(graph.inputs, expected, strict=True):
-        if not isinstance(one, Tensor):
-            raise InputError(
-                f"the program takes {node.name}, which is no tensor; the command line gives tensors only. Wrap the model "
-                "in a module that holds it, and export that, or use dasp.Explainer in Python."
-            )
-    return expected
-
-
 def _expected_dtype(rows: Rows, model: Model, options: dict[str, Any]) -> torch.dtype:
     """The dtype of the program's one input, after comparing a row of the file with what the program takes."""
-    expected, name = _expected_inputs(model), options["model"]
+    expected, name = expected_inputs(model), options["model"]
     if len(expected) != 1:
         raise InputError(
             f"{name}: takes {len(expected)} inputs; the command line explains models of one. Use dasp.Explainer in Python."
@@ -252,29 +212,6 @@ def _expected_dtype(rows: Rows, model: Model, options: dict[str, Any]) -> torch.
     if len(shape) == 1:
         taken = f"takes {shape[0]} numbers a row. Name its columns, in the order it takes them, with --columns A,B,..."
     raise InputError(f"{rows.path}: {len(rows.names)} columns ({listed}), but {name} {taken}")
-
-
-def _players(spec: str | None) -> Any:
-    if spec is None:
-        return None
-    if spec.endswith(".npy"):
-        try:
-            mask = np.asarray(np.load(spec, allow_pickle=False))
-        except (OSError, ValueError, EOFError, TypeError) as error:
-            raise DataFileError(f"--players {spec}: not a .npy array of integers ({error}).") from error
-        if mask.dtype.kind not in "iu":
-            raise DataFileError(
-                f"--players {spec}: holds {mask.dtype}; a mask holds whole numbers, one per player. "
-                f'Save it as such: numpy.save("{Path(spec).name}", mask.astype("int64")).'
-            )
-        return native(mask)
-    if spec in ("pixels", "channels", "tokens"):
-        return getattr(layouts, spec)()
-    kind, _, size = spec.partition(":")
-    sides = size.split("x")
-    if kind == "grid" and len(sides) == 2 and all(side.isdecimal() for side in sides):
-        return layouts.grid(int(sides[0]), int(sides[1]))
-    raise InputError(f"--players {spec!r}: give grid:HxW (as grid:2x2), pixels, channels, tokens or a .npy mask.")
 
 
 def _targets(specs: Sequence[str], model: Model, part: Tensor) -> Any:

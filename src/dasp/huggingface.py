@@ -223,11 +223,10 @@ class TextExplainer:
 
     def _position(self, mask: Tensor, position: int | None) -> Tensor:
         """Where each row is scored, (rows,)."""
-        count, length = mask.shape
         kept = mask != 0
         if not bool(kept.any(1).all()):
             raise InputError(f"texts: row {int(kept.any(1).long().argmin())} has no token: its attention mask is 0 throughout.")
-        places = torch.arange(length, device=mask.device)
+        places = torch.arange(mask.shape[1], device=mask.device)
         last = (places * kept).amax(1)
         if self.kind != "token":
             if position is not None:

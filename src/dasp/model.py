@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from torch.nn.parameter import is_lazy
 
 from .errors import DaspError, InputError, InputTypeError, ModelFileError
+from .foreign import adapted, opened
 from .graph import Graph, capture, graph_of, quiet
 
 KEPT_GRAPHS = 8
@@ -21,7 +22,7 @@ Kept = TypeVar("Kept")
 
 
 class Model:
-    """A module, an exported program, or the path of a `.pt2` file.
+    """A module, an exported program, or the path of a `.pt2` file, or of a `.keras` file.
 
     The module is put into evaluation mode while it runs and then back, layer by layer; its parameters, gradients and hooks
     are not touched. Graphs are captured when first needed, and again when shapes, dtype, device or the
@@ -32,15 +33,19 @@ class Model:
 
     Raises:
         InputTypeError: `source` is none of these.
-        ModelFileError: the file is missing, corrupt or not a saved exported program.
+        ModelFileError: the file is missing, corrupt or neither a saved exported program nor a Keras model.
+        InputError, MissingExtraError: a Keras model runs on another backend than torch, or keras is not installed.
     """
 
     def __init__(self, source: nn.Module | ExportedProgram | str | os.PathLike[str]) -> None:
         if isinstance(source, (str, os.PathLike)):
-            source = load_program(source)
+            read = opened(source)
+            source = load_program(source) if read is None else read
+        source = adapted(source)
         if not isinstance(source, (nn.Module, ExportedProgram)):
             raise InputTypeError(
-                f"a model is a torch.nn.Module, an ExportedProgram or the path of a .pt2 file, got {type(source).__name__}"
+                "a model is a torch.nn.Module, an ExportedProgram or the path of a .pt2 or .keras file, "
+                f"got {type(source).__name__}"
             )
         self.source = source
         self._graphs: dict[Any, Graph] = {}

@@ -1,6 +1,7 @@
 """The experiments of the 2019 paper, end to end: data, networks, true values, every method it speaks of, tables, figures.
 
-`dasp reproduce` runs them. The order of the files: `files` and `measures` know nothing of the others; `data` and `dna` give
-data sets, `networks` trains on them, `truth` samples or enumerates true values, `problem` puts these together; `methods`
-holds the estimators that are compared, `run` measures them one by one, `report` and `figures` show what was measured.
+`dasp reproduce` (`command`) runs them. From the ground up: `files` (folders, downloads, whole writes) and `measures` know
+nothing of the others; `data` and `dna` give data sets, `networks` trains on them, `truth` enumerates or samples true values
+(`windows` makes that fast for networks over sequences); `problems` puts these together into a `problem.Problem`; `methods`
+holds the estimators that are compared, `run` measures them one by one, `report` and `speed` sum up, `figures` draws.
 """

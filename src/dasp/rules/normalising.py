@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..gaussian import Gaussian
-from .dominant import in_both_states
+from .dominant import in_both_states, skewness
 from .families import Context
 from .parts import every, sole_owner, times
 from .registry import RULES, Rule
@@ -18,7 +18,7 @@ from .squares import mean_square
 aten = torch.ops.aten
 
 
-def normalised(x: Gaussian, eps: float, *, centred: bool) -> Gaussian:
+def normalised(x: Gaussian, eps: float, *, centred: bool, skew: Tensor | None = None) -> Gaussian:
     """`x / sqrt(S + eps)` over the last axis, with S the mean of `x^2` and x centred before or not.
 
     With `N = S + eps`, `w = log(1 + Var S / (E N)^2)` and loadings `S_r`, the first two moments of N as a lognormal
@@ -35,7 +35,7 @@ def normalised(x: Gaussian, eps: float, *, centred: bool) -> Gaussian:
     which is 1 up to terms of second order in the variance. Measured on rows of 4 to 32 elements of random means with
     variances up to 4: means within 0.04 standard deviations, variances within 10 %, loadings within 14 % in norm.
     """
-    square = mean_square(x, centred=centred)
+    square = mean_square(x, centred=centred, skew=skew)
     m, size = square.value.mean, x.mean.shape[-1]
     total = square.moments.mean + eps
     relative = square.moments.var / total.square()
@@ -78,7 +78,8 @@ def _over_rows(context: Context, x: Gaussian, dims: int, eps: float, *, centred:
     """Normalise over the last `dims` axes."""
     sizes = x.mean.shape[-dims:]
     rows = every(x, lambda part: part.flatten(-dims))
-    rule = partial(normalised, eps=eps, centred=centred)
+    skew = None if rows.factors is None else skewness(context.law, context.axis, rows.factors)
+    rule = partial(normalised, eps=eps, centred=centred, skew=skew)
     result = in_both_states(context.law, context.axis, rows, rule, axes=1)
     return every(result, lambda part: part.unflatten(-1, sizes))
 

@@ -27,7 +27,7 @@ class MeanSquare:
     noise: Tensor
 
 
-def mean_square(x: Gaussian, *, centred: bool) -> MeanSquare:
+def mean_square(x: Gaussian, *, centred: bool, skew: Tensor | None = None) -> MeanSquare:
     """Moments of a quadratic form of Gaussians; exact.
 
     With D elements, means m and loadings L (both centred if asked for) and independent rests d, `S = mean(x^2)` has
@@ -35,6 +35,9 @@ def mean_square(x: Gaussian, *, centred: bool) -> MeanSquare:
         E S = mean(m^2 + sum_r L_r^2) + mean(d) (1 - k),  loadings S_r = 2 mean(m L_r),
         Var S = sum_r S_r^2 + (2/D^2) (sum_rs (L_r . L_s)^2 + sum_j 2 d_j (m_j^2 + sum_r L_rj^2) + Q),
         Q = sum_j d_j^2 (1 - 2k) + (k sum_j d_j)^2,   k = 1/D if centred, else 0.
+
+    Factors that are players take two values: with their `skewness` k_r, again exactly, S_r gains `k_r L_r . L_r / D`, and the
+    terms of equal r and s are left out of the variance.
 
     The rest of centred elements is `d_j (1 - 2k) + k^2 sum d`; that they depend on each other is kept in S only.
     """
@@ -54,7 +57,12 @@ def mean_square(x: Gaussian, *, centred: bool) -> MeanSquare:
     loads = None
     if factors is not None:
         loads = 2 * (m * factors).mean(-1, keepdim=True)
-        own = own + _overlap(factors)
+        overlap = _overlap(factors)
+        if skew is not None:
+            lengths = factors.square().sum(-1, keepdim=True)
+            loads = loads + skew * lengths / size
+            overlap = (overlap - lengths.square().sum(0)).clamp(min=0)
+        own = own + overlap
     value = Gaussian(m, factors, d * (1 - 2 * k) + k * k * total)
     return MeanSquare(value, Gaussian(mean, loads, own * (2 / size**2)), spread, noise)
 

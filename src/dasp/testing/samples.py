@@ -166,13 +166,18 @@ class Case:
         return [one for one in (result if isinstance(result, (list, tuple)) else [result]) if isinstance(one, Tensor)]
 
     def draw(self, variances: Sequence[float], *, seed: int = 0) -> list[Gaussian]:
-        """Random values; every element has its own variance, half of it explained by the shared factors."""
+        """Random values; every element has its own variance, half of it explained by the shared factors.
+
+        Each round through the variances takes nine tenths of the one before, so that no two rows are alike.
+        """
         g = torch.Generator().manual_seed(seed)
         values = []
         for place in self.sample.places:
             mean = place.means(g)
             size = mean.numel()
-            var = torch.tensor(list(variances), dtype=torch.float64).repeat(size)[:size].reshape(mean.shape)
+            rounds = torch.arange(size) // len(variances)
+            var = torch.tensor(list(variances), dtype=torch.float64).repeat(size)[:size] * 0.9**rounds
+            var = var.reshape(mean.shape)
             loadings = torch.randn(FACTORS, *mean.shape, generator=g, dtype=torch.float64)
             loadings = loadings * (0.5 * var / loadings.square().sum(0)).sqrt()
             values.append(Gaussian(mean, loadings, 0.5 * var))

@@ -78,8 +78,8 @@ _MNIST = Budgets(
     captum_kernel=(2_000, 8_000),
     rounds=(1, 4, 10, 40),
     shap_kernel=(2_000, 8_000),
-    shapiq_kernel=(1_569, 6_273, 25_089),
-    shapiq_even=(1_569, 6_273, 25_089),
+    shapiq_kernel=(3_137, 6_273, 25_089),
+    shapiq_even=(3_137, 6_273, 25_089),
     shapiq_permutation=(1_569, 6_273, 25_089),
     additive=(),
     permutations=(2, 8, 16, 32, 64, 128),
@@ -93,8 +93,8 @@ _MNIST_QUICK = Budgets(
     captum_kernel=(1_000,),
     rounds=(1,),
     shap_kernel=(2_000,),
-    shapiq_kernel=(1_569,),
-    shapiq_even=(1_569,),
+    shapiq_kernel=(3_137,),
+    shapiq_even=(3_137,),
     shapiq_permutation=(1_569,),
     additive=(),
     permutations=(2, 8),
@@ -168,9 +168,7 @@ def _parkinson(ours: Ours, quick: bool) -> list[Method]:
         methods += [ours.propagation(setting, f"{k} nodes", nodes=k, **legendre, **options) for k in (2, 4, 8)]
     methods.append(ours.propagation("full rank, exact ends", "5 nodes", condition=False, **ends))
     methods += [
-        ours.propagation(
-            "full rank, conditioned, exact ends", f"5 nodes, mixture {h}", mixture=h, condition=True, **ends
-        )
+        ours.propagation("full rank, conditioned, exact ends", f"5 nodes, mixture {h}", mixture=h, condition=True, **ends)
         for h in ((0, 2) if quick else (0, 1, 2, 4, 6))
         if h <= ours.problem.count
     ]
@@ -192,8 +190,7 @@ def _dna(ours: Ours, quick: bool) -> list[Method]:
     plain: dict[str, Any] = {"rule": "legendre", "condition": False}
     full: dict[str, Any] = {"rule": "legendre", "rank": _FULL}
     methods = [
-        ours.propagation("diagonal", f"{k} nodes", nodes=k, rank=0, **plain)
-        for k in ((4,) if quick else (2, 4, 8, 16, 32))
+        ours.propagation("diagonal", f"{k} nodes", nodes=k, rank=0, **plain) for k in ((4,) if quick else (2, 4, 8, 16, 32))
     ]
     methods += _ranked(ours, (16,) if quick else (16, 64, 128), nodes=4)
     if not quick:

@@ -1,0 +1,103 @@
+"""Keras 3 on the torch backend, where every model is a module; `keras` is imported only to read a file."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import InputError, MissingExtraError, ModelFileError
+
+_SWITCH = "KERAS_BACKEND"
+
+
+class KerasFunctional(nn.Module):
+    """A Keras model of several inputs, called as dasp calls models: one argument an input, in the order of `model.inputs`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        structure = getattr(model, "_inputs_struct", None)
+        self.names: list[str] | None = None
+        if isinstance(structure, dict):
+            known = {id(given): name for name, given in structure.items()}
+            self.names = [known[id(given)] for given in model.inputs]  # type: ignore[union-attr]
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """What the model returns for inputs (rows, ...) each."""
+        given = list(inputs)
+        return self.model(given if self.names is None else dict(zip(self.names, given, strict=True)))
+
+
+def of_keras(source: Any) -> Any:
+    """A Keras model as a module that takes its inputs one by one.
+
+    Raises:
+        InputError: the model runs on another backend.
+    """
+    if not isinstance(source, nn.Module):
+        backend = _backend()
+        where = f"on {backend}" if backend is not None else "on another backend"
+        raise InputError(
+            f"model: {type(source).__name__} is a Keras model {where}, and dasp explains those on torch. Save it, "
+            "model.save('model.keras'); then, in a new process, set KERAS_BACKEND=torch before keras is imported, and give "
+            "the path of the file to dasp."
+        )
+    inputs = getattr(source, "inputs", None)
+    return KerasFunctional(source) if isinstance(inputs, (list, tuple)) and len(inputs) > 1 else source
+
+
+def read_keras(path: str | os.PathLike[str]) -> nn.Module:
+    """Load a `.keras` file on the torch backend, whichever backend saved it.
+
+    Where neither keras has been imported nor KERAS_BACKEND set, keras is imported on torch.
+
+    Raises:
+        ModelFileError: the file is missing or damaged, or holds code or layers that keras does not load.
+        InputError: keras runs on another backend in this process, or KERAS_BACKEND asks for one.
+        MissingExtraError: keras is not installed.
+    """
+    name = os.fspath(path)
+    if not os.path.isfile(name):
+        raise ModelFileError(f"no model file {name}; save one with model.save({name!r})")
+    keras = _keras_on_torch(name)
+    try:
+        model = keras.saving.load_model(name, compile=False)
+    except Exception as error:  # the loader raises many kinds; all mean that there is no model
+        reason = " ".join(str(error).split())[:500]
+        raise ModelFileError(
+            f"{name}: keras could not load it: {type(error).__name__}: {reason}\n  Load it yourself, "
+            "keras.saving.load_model(path, custom_objects=...), and give the model instead of the path."
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ModelFileError(f"{name} holds {type(model).__name__}, which is not a model")
+    return model
+
+
+def _keras_on_torch(name: str) -> Any:
+    asked = _backend() if "keras" in sys.modules else os.environ.get(_SWITCH)
+    if asked not in (None, "", "torch"):
+        raise InputError(
+            f"model: {name} cannot be loaded, because keras runs on {asked} in this process. Set KERAS_BACKEND=torch before "
+            "keras is imported (in the shell, or os.environ['KERAS_BACKEND'] = 'torch' on top of the program)."
+        )
+    before = os.environ.get(_SWITCH)
+    try:
+        os.environ[_SWITCH] = "torch"
+        import keras
+    except ImportError as error:
+        raise MissingExtraError(f"{name}: .keras files need keras: pip install 'dasp[keras]'.") from error
+    finally:
+        if before is None:
+            del os.environ[_SWITCH]
+        else:
+            os.environ[_SWITCH] = before
+    return keras
+
+
+def _backend() -> str | None:
+    keras = sys.modules.get("keras")
+    backend = getattr(getattr(keras, "backend", None), "backend", None)
+    return str(backend()) if callable(backend) else None

@@ -1,0 +1,294 @@
+"""Keras 3 on the torch backend: every common layer against enumeration, files of any backend, and what is refused.
+
+tests/data/jax.keras was saved by Keras 3.15.1 on jax 0.7.0: 6 steps of 3, LSTM(5), LayerNormalization,
+MultiHeadAttention(2, 3), GlobalAveragePooling1D, BatchNormalization with random moving statistics, Dropout, Dense(2).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import dasp
+
+os.environ["KERAS_BACKEND"] = "torch"  # keras reads it once, when it is imported
+keras = pytest.importorskip("keras")
+if keras.backend.backend() != "torch":
+    pytest.skip(f"keras was imported on {keras.backend.backend()}", allow_module_level=True)
+L = keras.layers
+# Of keras.ops.convert_to_numpy on torch, with numpy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+FROM_JAX = Path(__file__).parent / "data" / "jax.keras"
+JAX_OUTPUT = [[1.8163524, -0.7745471], [1.8463954, -0.96476376]]  # of sin(0), sin(1), ... in shape (2, 6, 3), by jax
+TOKENS = dasp.players.tokens()
+
+
+def trained(model: Any, seed: int = 0) -> Any:
+    """Weights as training leaves them: larger than Keras starts with, moving statistics that are not 0 and 1."""
+    generator = torch.Generator().manual_seed(seed)
+    for variable in model.variables:
+        if variable.path.endswith("seed_generator_state"):
+            continue
+        spread = torch.rand(tuple(variable.shape), generator=generator)
+        if variable.path.endswith(("moving_variance", "gamma")):
+            variable.assign(0.5 + spread)
+        elif variable.path.endswith(("moving_mean", "beta", "bias")):
+            variable.assign(spread - 0.5)
+        else:
+            inner = variable.shape[0] if len(variable.shape) < 4 else spread[..., 0].numel()
+            scale = 1.0 if variable.path.endswith("embeddings") else 1.5 / inner**0.5
+            variable.assign(scale * torch.randn(tuple(variable.shape), generator=generator))
+    return model
+
+
+def sequential(shape: tuple[int, ...], *layers: Any, **options: Any) -> Any:
+    return trained(keras.Sequential([L.Input(shape, **options), *layers]))
+
+
+def attention_and_lstm() -> Any:
+    inputs = L.Input((10, 6))
+    x = L.LayerNormalization()(inputs + L.MultiHeadAttention(2, 4)(inputs, inputs))
+    return trained(keras.Model(inputs, L.Dense(1)(L.LSTM(8)(x))))
+
+
+def embedded_attention() -> Any:
+    inputs = L.Input((9,), dtype="int32")
+    x = L.Embedding(12, 8)(inputs)
+    x = L.LayerNormalization()(x + L.MultiHeadAttention(2, 4)(x, x))
+    return trained(keras.Model(inputs, L.Dense(2)(L.GlobalAveragePooling1D()(x))))
+
+
+def two_inputs() -> Any:
+    one, two = L.Input((6,), name="z"), L.Input((4,), name="a")  # not in the order of their names
+    x = L.Concatenate()([L.Dense(8, activation="relu")(one), two])
+    return trained(keras.Model([one, two], L.Dense(1)(L.Dense(8, activation="tanh")(x))))
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def ids(*shape: int) -> Tensor:
+    return torch.randint(1, 12, shape, generator=torch.Generator().manual_seed(2))
+
+
+PATCHES = (torch.arange(12).reshape(3, 4).repeat_interleave(3, 0).repeat_interleave(2, 1)[..., None]).expand(9, 8, 2)
+
+# Model, inputs, players, target, and the bound: the measured mean relative error, and half as much again.
+CASES: dict[str, tuple[Callable[[], Any], Any, Any, Any, float]] = {
+    "Dense, BatchNormalization, gelu, Dropout": (
+        lambda: sequential((10,), L.Dense(16, activation="gelu"), L.BatchNormalization(), L.Dropout(0.5), L.Dense(8),
+                           L.Activation("relu"), L.Dense(1)),
+        normal(8, 10), None, None, 0.084,
+    ),
+    "softmax output": (
+        lambda: sequential((10,), L.Dense(16, activation="relu"), L.Dense(3, activation="softmax")),
+        normal(8, 10), None, 1, 0.038,
+    ),
+    "Conv2D, BatchNormalization, MaxPooling2D": (
+        lambda: sequential((9, 8, 2), L.Conv2D(6, 3, padding="same"), L.BatchNormalization(), L.ReLU(), L.MaxPooling2D(),
+                           L.Conv2D(8, 3, activation="silu"), L.Flatten(), L.Dense(3)),
+        normal(4, 9, 8, 2), PATCHES, 2, 0.094,
+    ),
+    "SeparableConv2D, GlobalAveragePooling2D": (
+        lambda: sequential((9, 8, 2), L.SeparableConv2D(6, 3, activation="elu"), L.GlobalAveragePooling2D(), L.Dense(1)),
+        normal(4, 9, 8, 2), PATCHES, None, 0.0095,
+    ),
+    "GRU": (lambda: sequential((10, 3), L.GRU(8), L.Dense(1)), normal(4, 10, 3), TOKENS, None, 0.014),
+    "SimpleRNN": (lambda: sequential((10, 3), L.SimpleRNN(8, unroll=True), L.Dense(1)), normal(4, 10, 3), TOKENS, None, 0.081),
+    "Bidirectional LSTM": (
+        lambda: sequential((9, 3), L.Bidirectional(L.LSTM(4)), L.Dense(1)), normal(4, 9, 3), TOKENS, None, 0.0082,
+    ),
+    "MultiHeadAttention and LSTM": (attention_and_lstm, normal(20, 10, 6), TOKENS, None, 0.263),
+    "Embedding of ids, MultiHeadAttention": (embedded_attention, ids(8, 9), TOKENS, 1, 0.305),
+    "two inputs": (two_inputs, (normal(8, 6), normal(8, 4) * 2), None, None, 0.049),
+}  # fmt: skip
+
+
+def relative(found: dasp.Attribution, truth: dasp.Attribution) -> float:
+    a, b = found.per_player[:, 0].double(), truth.per_player[:, 0].double()
+    return float(((a - b).norm(dim=1) / b.norm(dim=1)).mean())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_against_enumeration(name: str) -> None:
+    make, inputs, players, target, bound = CASES[name]
+    model = make()
+    found = dasp.Explainer(model, 0.0, players=players)(inputs, target)
+    truth = dasp.Explainer(model, 0.0, players=players, method=dasp.Exact())(inputs, target)
+    print(f"{name}: {relative(found, truth):.4f}")
+    assert found.players.count >= 9  # few players would be enumerated by default
+    assert relative(found, truth) < bound
+    given = list(inputs) if isinstance(inputs, tuple) else inputs
+    with torch.no_grad():
+        own = model(given, training=False)
+    torch.testing.assert_close(truth.output, own[:, target or 0])
+    torch.testing.assert_close(truth.per_player.sum(-1)[:, 0], truth.output - truth.base_value, rtol=1e-3, atol=1e-5)
+
+
+def state(model: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {name: layer.training for name, layer in model.named_modules()}
+    found |= {v.path: torch.as_tensor(keras.ops.convert_to_numpy(v)).clone() for v in model.variables}
+    found |= {f"{v.path} trainable": v.trainable for v in model.variables}
+    return found
+
+
+@pytest.mark.parametrize("method", [dasp.Propagation(), dasp.Exact()])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_left_as_found_and_explained_at_inference(method: dasp.Estimator, training: bool) -> None:
+    model = CASES["Dense, BatchNormalization, gelu, Dropout"][0]()
+    model.train(training)
+    model.layers[1].trainable = False
+    x, before = normal(3, 10), state(model)
+    result = dasp.Explainer(model, 0.0, method=method)(x)
+    after = state(model)
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        assert torch.equal(after[name], value) if isinstance(value, Tensor) else after[name] == value, name
+    # Dropout is off, and the moving statistics are used, not the batch's.
+    torch.testing.assert_close(result.output, model(x, training=False)[:, 0].detach())
+
+
+def test_it_can_be_trained_on_and_is_explained_anew() -> None:
+    model = sequential((3,), L.Dense(4, activation="relu"), L.Dense(1))
+    explainer, x = dasp.Explainer(model, 0.0), normal(2, 3)
+    before = explainer(x).values
+    model.compile(optimizer="sgd", loss="mse")
+    model.fit(x.numpy(), x.sum(1).numpy(), epochs=2, verbose=0)
+    after = explainer(x)
+    assert not torch.equal(before, after.values)
+    torch.testing.assert_close(after.output, model(x)[:, 0].detach())
+
+
+def test_inputs_go_by_the_order_of_the_model() -> None:
+    one, two = L.Input((2,), name="z"), L.Input((3,), name="a")
+    linear = trained(keras.Model({"z": one, "a": two}, L.Dense(1)(L.Concatenate()([one, two]))))
+    sizes = {"z": 2, "a": 3}
+    inputs = tuple(normal(4, sizes[i.name]) for i in linear.inputs)
+    result = dasp.Explainer(linear, 0.0)(inputs)
+    weight = torch.as_tensor(keras.ops.convert_to_numpy(linear.weights[0]))[:, 0]
+    expected = {"z": weight[:2], "a": weight[2:]}
+    for given, values, i in zip(inputs, result.values, linear.inputs, strict=True):
+        torch.testing.assert_close(values, given * expected[i.name])
+
+
+def test_a_file_of_another_backend(tmp_path: Path) -> None:
+    x = torch.arange(36.0).sin().reshape(2, 6, 3)
+    explainer = dasp.Explainer(FROM_JAX, 0.0, players=TOKENS, method=dasp.Exact())
+    result = explainer(x, [0, 1])
+    torch.testing.assert_close(result.output, torch.tensor(JAX_OUTPUT), rtol=1e-4, atol=1e-5)
+    own = keras.saving.load_model(FROM_JAX)
+    again = dasp.Explainer(own, 0.0, players=TOKENS, method=dasp.Exact())(x, [0, 1])
+    torch.testing.assert_close(result.per_player, again.per_player)
+    own.save(tmp_path / "torch.keras")
+    saved = dasp.Explainer(str(tmp_path / "torch.keras"), 0.0, players=TOKENS, method=dasp.Exact())(x, [0, 1])
+    torch.testing.assert_close(result.per_player, saved.per_player)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(dasp.ModelFileError, match="no model file"):
+        dasp.Model(tmp_path / "none.keras")
+    (tmp_path / "bad.keras").write_text("no archive")
+    with pytest.raises(dasp.ModelFileError, match="could not load"):
+        dasp.Model(tmp_path / "bad.keras")
+    sequential((4,), L.Lambda(lambda x: x * 2), L.Dense(1)).save(tmp_path / "code.keras")
+    with pytest.raises(dasp.ModelFileError, match="give the model instead"):
+        dasp.Model(tmp_path / "code.keras")
+    with pytest.raises(dasp.ModelFileError, match=r"save it again under a name that ends in \.keras"):
+        dasp.Model(tmp_path / "old.h5")
+
+
+def python(code: str, **environment: str) -> str:
+    """What a fresh interpreter prints that knows KERAS_BACKEND only from here."""
+    clean = {k: v for k, v in os.environ.items() if k != "KERAS_BACKEND"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=clean | environment, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_keras_is_imported_on_torch_when_nobody_chose() -> None:
+    code = f"""
+import os, sys, dasp
+assert "keras" not in sys.modules
+model = dasp.Model({str(FROM_JAX)!r})
+print(sys.modules["keras"].backend.backend(), model.name, os.environ.get("KERAS_BACKEND"))"""
+    assert python(code).split() == ["torch", "Functional", "None"]
+
+
+def test_another_backend_is_refused_with_what_to_do() -> None:
+    # Stands in for keras on jax, which is not installed: what dasp asks of keras is only its backend's name.
+    code = f"""
+import sys, types, dasp
+def told(act):
+    try:
+        act()
+    except dasp.InputError as error:
+        print(str(error).replace(chr(10), " "))
+told(lambda: dasp.Model({str(FROM_JAX)!r}))
+keras = types.ModuleType("keras"); keras.backend = types.SimpleNamespace(backend=lambda: "jax")
+sys.modules["keras"] = keras
+Functional = type("Functional", (), {{"__module__": "keras.src.models.functional"}})
+told(lambda: dasp.Explainer(Functional(), 0.0))
+told(lambda: dasp.Model({str(FROM_JAX)!r}))"""
+    lines = python(code, KERAS_BACKEND="jax").splitlines()
+    assert len(lines) == 3
+    for line in lines:
+        assert "on jax" in line
+        assert "KERAS_BACKEND=torch before keras is imported" in line
+    assert "model.save('model.keras')" in lines[1]
+
+
+def test_without_keras(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "keras", None)
+    with pytest.raises(dasp.MissingExtraError, match=r"dasp\[keras\]"):
+        dasp.Model(FROM_JAX)
+
+
+class Detour(L.Layer):  # type: ignore[misc]
+    """Leaves torch on its way."""
+
+    def call(self, x: Tensor) -> Tensor:
+        return keras.ops.convert_to_tensor(keras.ops.convert_to_numpy(x).round(1)).to(x)
+
+
+def test_layers_that_cannot_be_captured() -> None:
+    model = sequential((10,), Detour(), L.Dense(1))
+    with pytest.raises(dasp.CaptureError, match="could not capture Sequential as one graph"):
+        dasp.Explainer(model, 0.0)(normal(2, 10))
+    dasp.Explainer(model, 0.0, method=dasp.Exact())(normal(2, 10))  # only calls it
+
+
+def test_masks_that_depend_on_absent_tokens_are_refused() -> None:
+    inputs = L.Input((9,), dtype="int32")
+    x = L.Embedding(12, 8, mask_zero=True)(inputs)
+    model = keras.Model(inputs, L.Dense(1)(L.GlobalAveragePooling1D()(x + L.MultiHeadAttention(2, 4)(x, x))))
+    with pytest.raises(dasp.MissingRuleError, match="where"):
+        dasp.Explainer(model, 0, players=TOKENS)(ids(2, 9))
+    recurrent = sequential((9,), L.Embedding(12, 8, mask_zero=True), L.LSTM(4), L.Dense(1), dtype="int32")
+    with pytest.raises(dasp.CaptureError, match="could not capture"):
+        dasp.Explainer(recurrent, 0, players=TOKENS)(ids(2, 9))
+
+
+def test_loops_over_steps_must_be_unrolled() -> None:
+    model = sequential((9, 2), L.SimpleRNN(4), L.Dense(1))
+    with pytest.raises(dasp.CaptureError, match="specialized it to be a constant"):
+        dasp.Explainer(model, 0.0, players=TOKENS)(normal(2, 9, 2))
+    model.layers[0].unroll = True
+    dasp.Explainer(model, 0.0, players=TOKENS)(normal(2, 9, 2))
+
+
+def test_models_of_several_outputs_are_refused() -> None:
+    inputs = L.Input((3,))
+    model = keras.Model(inputs, [L.Dense(1)(inputs), L.Dense(2)(inputs)])
+    with pytest.raises(dasp.InputTypeError, match="returns list"):
+        dasp.Explainer(model, 0.0)(normal(2, 3))
+    assert isinstance(model, nn.Module)
