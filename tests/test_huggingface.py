@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -41,6 +43,7 @@ def build(name: str) -> nn.Module:
     torch.manual_seed(3)
     bert = {**SIZES, "num_labels": 3}
     ends = {"bos_token_id": 2, "eos_token_id": 3}
+    gpt2 = {"vocab_size": 24, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 40, "initializer_range": 0.3, **ends}
     if name == "bert":
         model = transformers.BertForSequenceClassification(transformers.BertConfig(**bert))
     elif name == "bert, eager":
@@ -55,16 +58,9 @@ def build(name: str) -> nn.Module:
             transformers.DistilBertConfig(**sizes, initializer_range=0.3, pad_token_id=0, num_labels=3)
         )
     elif name == "gpt2":
-        model = transformers.GPT2LMHeadModel(
-            transformers.GPT2Config(vocab_size=24, n_embd=16, n_layer=2, n_head=4, n_positions=40, initializer_range=0.3, **ends)
-        )
+        model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**gpt2))
     elif name == "gpt2, classes":
-        model = transformers.GPT2ForSequenceClassification(
-            transformers.GPT2Config(
-                vocab_size=24, n_embd=16, n_layer=2, n_head=4, n_positions=40, initializer_range=0.3, num_labels=3,
-                pad_token_id=0, **ends,
-            )  # fmt: skip
-        )
+        model = transformers.GPT2ForSequenceClassification(transformers.GPT2Config(**gpt2, num_labels=3, pad_token_id=0))
     else:
         model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, **ends, num_key_value_heads=2))
     built: nn.Module = model.eval()
@@ -72,38 +68,45 @@ def build(name: str) -> nn.Module:
 
 
 TEXTS = ["the cat sat on a mat and saw", "a green bird saw the red dog fly"]
-# Measured, and half as much again.
+# Mean relative error over 20 rows of 9 tokens: measured, and half as much again.
 ERRORS = {
-    "bert": 0.2, "bert, eager": 0.2, "bert, tokens": 0.2, "roberta": 0.2, "distilbert": 0.2, "gpt2": 0.2, "llama": 0.2,
+    "bert": 0.081, "bert, eager": 0.081, "bert, tokens": 0.089, "roberta": 0.062, "distilbert": 0.2, "gpt2": 0.14,
+    "gpt2, classes": 0.23, "llama": 0.35,
 }  # fmt: skip
 
 
 def relative(found: dasp.Attribution, truth: dasp.Attribution) -> float:
     a, b = found.per_player[:, 0].double(), truth.per_player[:, 0].double()
-    return float(((a - b).norm(dim=1) / b.norm(dim=1)).max())
+    return float(((a - b).norm(dim=1) / b.norm(dim=1)).mean())
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_texts_against_enumeration(name: str, tokenizer: Any) -> None:
-    model, options = build(name), {}
-    if name == "bert, tokens":
-        options["position"] = 3
-    found = TextExplainer(model, tokenizer)(TEXTS, 1, **options)
-    truth = TextExplainer(model, tokenizer, method=dasp.Exact())(TEXTS, 1, **options)
-    print(name, relative(found, truth))
+def test_against_enumeration(name: str) -> None:
+    ids = torch.randint(5, 20, (20, 9), generator=torch.Generator().manual_seed(1))
+    options: dict[str, Any] = {"position": 3} if name == "bert, tokens" else {}
+    model = build(name)
+    found = TextExplainer(model, baseline=4)(ids, 1, **options)
+    truth = TextExplainer(model, baseline=4, method=dasp.Exact())(ids, 1, **options)
+    print(f"{name}: {relative(found, truth):.4f}")
     assert relative(found, truth) < ERRORS[name]
-    assert found.tokens is not None
-    assert found.tokens[0] == ("[CLS]", *TEXTS[0].split(), "[SEP]")
-    assert isinstance(found.values, Tensor)
-    assert found.values.shape == (2, 10)
-    assert found.values[:, [0, -1]].abs().max() == 0  # special tokens are in the baseline too
-    assert isinstance(truth.values, Tensor)
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_texts_are_explained_as_the_model_scores_them(name: str, tokenizer: Any) -> None:
+    model = build(name)
+    options: dict[str, Any] = {"position": 3} if name == "bert, tokens" else {}
+    result = TextExplainer(model, tokenizer, method=dasp.Exact())(TEXTS, 1, **options)
+    assert result.tokens is not None
+    assert result.tokens[0] == ("[CLS]", *TEXTS[0].split(), "[SEP]")
+    assert isinstance(result.values, Tensor)
+    assert result.values.shape == (2, 10)
+    assert result.values[:, [0, -1]].abs().max() < 1e-12  # special tokens are in the baseline too
     encoded = tokenizer(TEXTS, return_tensors="pt")
     with torch.no_grad():
         logits = model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).logits
     own = logits if logits.dim() == 2 else logits[:, options.get("position", -1)]
-    torch.testing.assert_close(truth.output, own[:, 1], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(truth.per_player.sum(-1)[:, 0], truth.output - truth.base_value)
+    torch.testing.assert_close(result.output, own[:, 1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(result.per_player.sum(-1)[:, 0], result.output - result.base_value)
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2"])
@@ -117,8 +120,9 @@ def test_texts_of_different_lengths_are_each_as_alone(name: str, tokenizer: Any)
     assert together.per_player[1, 0, 6:].abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("method", [dasp.Propagation(), dasp.Exact()])
-@pytest.mark.parametrize("name", ["gpt2", "gpt2, classes"])
+@pytest.mark.parametrize(
+    ("name", "method"), [("gpt2", dasp.Propagation()), ("gpt2", dasp.Exact()), ("gpt2, classes", dasp.Exact())]
+)
 def test_padding_on_the_left_changes_nothing(name: str, method: dasp.Estimator, tokenizer: Any) -> None:
     left = copy.deepcopy(tokenizer)
     left.padding_side = "left"
@@ -169,7 +173,8 @@ def test_the_model_is_left_as_found(training: bool, tokenizer: Any) -> None:
     modes = {name: layer.training for name, layer in model.named_modules()}
     weights = {name: (id(w), w.dtype, w._version, w.grad) for name, w in model.named_parameters()}
     hooks = [len(layer._forward_hooks) for layer in model.modules()]
-    first, second = (TextExplainer(model, tokenizer)("the cat sat on a hill and saw", 0) for _ in range(2))
+    explainer = TextExplainer(model, tokenizer)
+    first, second = (explainer("the cat sat on a hill and saw", 0) for _ in range(2))
     assert first.per_player.dtype is torch.float64
     assert torch.equal(first.per_player, second.per_player)  # dropout is off
     assert modes == {name: layer.training for name, layer in model.named_modules()}
@@ -188,7 +193,8 @@ def test_classes_by_name(tokenizer: Any) -> None:
 
 def test_the_next_token_by_its_text(tokenizer: Any) -> None:
     explainer = TextExplainer(build("gpt2"), tokenizer, method=dasp.Exact())
-    with pytest.raises(dasp.InputError, match="is 4 tokens"):  # this tokenizer adds its ends to every text
+    torch.testing.assert_close(explainer("the cat", "dog").values, explainer("the cat", 7).values)
+    with pytest.raises(dasp.InputError, match="'dog sat' is 2 tokens"):
         explainer("the cat", "dog sat")
 
 
@@ -215,7 +221,7 @@ def test_half_precision_is_explained_in_single(tokenizer: Any) -> None:
     assert found.per_player.dtype is torch.float32
     assert next(half.parameters()).dtype is torch.bfloat16
     truth = TextExplainer(model, tokenizer, method=dasp.Exact())(TEXTS, 0)
-    assert relative(found, truth) < 0.25
+    assert relative(found, truth) < 0.08
 
 
 def test_tokens_are_saved(tokenizer: Any, tmp_path: Any) -> None:
@@ -224,7 +230,10 @@ def test_tokens_are_saved(tokenizer: Any, tmp_path: Any) -> None:
     assert loaded.tokens == result.tokens
 
 
-@pytest.mark.parametrize("name", ["vit", "convnext"])
+IMAGE_ERRORS = {"vit": 0.28, "convnext": 0.06}  # as above, over 8 images
+
+
+@pytest.mark.parametrize("name", IMAGE_ERRORS)
 def test_images_against_enumeration(name: str) -> None:
     torch.manual_seed(1)
     if name == "vit":
@@ -238,13 +247,13 @@ def test_images_against_enumeration(name: str) -> None:
             num_channels=1, hidden_sizes=[8, 16], depths=[1, 1], patch_size=2, num_stages=2, initializer_range=0.3
         )
         model = transformers.ConvNextForImageClassification(config).eval()
-    pixels = torch.randn(2, 1, 24, 24)
+    pixels = torch.randn(8, 1, 24, 24)
     players = dasp.players.grid(8, 8)
     found = ImageExplainer(model, players=players)(pixels, 1)
     truth = ImageExplainer(model, players=players, method=dasp.Exact())(pixels, 1)
     assert found.players.count == 9
-    print(name, relative(found, truth))
-    assert relative(found, truth) < 0.2
+    print(f"{name}: {relative(found, truth):.4f}")
+    assert relative(found, truth) < IMAGE_ERRORS[name]
 
 
 def test_wrong_inputs(tokenizer: Any) -> None:
@@ -268,6 +277,38 @@ def test_wrong_inputs(tokenizer: Any) -> None:
         explainer([1, 2], 0)  # type: ignore[list-item]
     with pytest.raises(dasp.InputError, match="say which token"):
         TextExplainer(build("bert, tokens"), tokenizer)(TEXTS, 0)
+    with pytest.raises(dasp.InputTypeError, match="expected a whole number, got float"):
+        TextExplainer(build("bert, tokens"), tokenizer)(TEXTS, 0, position=1.0)  # type: ignore[arg-type]
+    with pytest.raises(dasp.InputError, match="explained at its last token; cut the text there"):
+        TextExplainer(build("gpt2"), tokenizer)(TEXTS, 0, position=1)
+    with pytest.raises(dasp.InputError, match="24 is not the id of a token; the model has 24"):
+        TextExplainer(model, tokenizer, baseline=24)
+    with pytest.raises(dasp.InputError, match="tokenizer: texts needs one"):
+        TextExplainer(model, baseline=4)(TEXTS, 0)
+    with pytest.raises(dasp.InputError, match="row 1 has no token"):
+        explainer(torch.ones(2, 3, dtype=torch.long), 0, attention_mask=torch.tensor([[1, 1, 0], [0, 0, 0]]))
+    with pytest.raises(dasp.InputError, match=r"attention_mask: shape \(2, 2\)"):
+        explainer(torch.ones(2, 3, dtype=torch.long), 0, attention_mask=torch.ones(2, 2))
+    with pytest.raises(dasp.InputError, match="of texts the tokenizer makes it"):
+        explainer(TEXTS, 0, attention_mask=torch.ones(2, 10))
+
+
+def test_models_of_other_kinds_are_refused(tokenizer: Any) -> None:
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    vit = transformers.ViTForImageClassification(transformers.ViTConfig(**sizes, image_size=8, patch_size=4))
     with pytest.raises(dasp.InputError, match="ImageExplainer"):
-        TextExplainer(transformers.ViTForImageClassification(transformers.ViTConfig(
-            hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=8, patch_size=4)))
+        TextExplainer(vit, tokenizer)
+    with pytest.raises(dasp.InputError, match="TextExplainer"):
+        ImageExplainer(build("bert"))
+    with pytest.raises(dasp.InputError, match="need one; give it, or pixels"):
+        ImageExplainer(vit)([[1, 2]], 0)
+    layers = {f"{part}_{of}": 1 for part in ("encoder", "decoder") for of in ("layers", "attention_heads")}
+    bart = transformers.BartForSequenceClassification(transformers.BartConfig(vocab_size=24, d_model=8, **layers))
+    with pytest.raises(dasp.InputError, match="BartForSequenceClassification has a decoder with ids of its own"):
+        TextExplainer(bart, tokenizer)
+
+
+def test_the_module_needs_no_transformers() -> None:
+    code = "import sys, dasp; print(dasp.huggingface.TextExplainer.__name__, 'transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["TextExplainer", "False"]

@@ -90,9 +90,11 @@ def _told(line: dict[str, Any]) -> str:
     if line["support"] == Support.MISSING.value:
         return "no rule"
     entry = figures().get(line["op"])
-    if line["support"] == Support.EXACT.value:  # products are exact where one factor is known; the plan does not tell
+    if line["support"] == Support.EXACT.value:  # products are, where one factor is known
         both = None if entry is None else entry.several
-        return "" if both is None else f"{shown(both.mean, both)}, {shown(both.deviation, both)} if several arguments are random"
+        if both is None:
+            return ""
+        return f"{shown(both.mean, both)}, {shown(both.deviation, both)} if several arguments are random"
     worst = None if entry is None else entry.worst
     return _UNMEASURED if worst is None else f"{shown(worst.mean, worst)}, {shown(worst.deviation, worst)}"
 
