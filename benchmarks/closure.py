@@ -4,7 +4,7 @@
 
 For coalitions that every player joins with chance q, the mean output F(q) is found in four ways: by sampling coalitions; by
 sampling inputs that are Gaussian with the same mean and variance (the Gaussian idea, without any rule); and by propagating
-moments, with and without factors. Shown is |difference to the first| / spread of F over all q, the mean over inputs.
+moments, with and without factors. Shown is |difference to the first| / spread of F over these q, the mean over inputs.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dasp.experiments import report
+from dasp.experiments.files import write_text
 from dasp.experiments.speed import SAMPLING, needed, passes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,7 +45,7 @@ def main() -> None:
     closure = json.loads((out / "closure.json").read_text())
     kept = ROOT / "docs" / "paper"
     kept.mkdir(parents=True, exist_ok=True)
-    (ROOT / "docs" / "paper.md").write_text(text(results, closure) + "\n")
+    write_text(ROOT / "docs" / "paper.md", text(results, closure) + "\n")
     for name in PROBLEMS:
         shutil.copy(out / name / "result.json", kept / f"{name}.json")
     shutil.copy(out / "closure.json", kept / "closure.json")

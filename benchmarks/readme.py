@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from dasp.experiments.files import write_text
 from dasp.experiments.report import duration
 from dasp.experiments.speed import needed, passes
 
@@ -55,9 +56,9 @@ def main() -> None:
     problems = {name: json.loads((out / name / "result.json").read_text()) for name in SHOWN}
     cost = json.loads((out / "cost.json").read_text())
     readme = ROOT / "README.md"
-    before, rest = readme.read_text().split(START)
+    before, rest = readme.read_text(encoding="utf-8").split(START)
     after = rest.split(END)[1]
-    readme.write_text(f"{before}{START}\n{figures(problems, cost)}\n{END}{after}")
+    write_text(readme, f"{before}{START}\n{figures(problems, cost)}\n{END}{after}")
     kept = ROOT / "docs" / "paper"
     kept.mkdir(parents=True, exist_ok=True)
     for name in SHOWN:

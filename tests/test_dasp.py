@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import dasp
+from dasp.estimators.directions import SAMPLES_PER_DIRECTION
 from dasp.gaussian import Owned
 from dasp.rules import RULES, LinearRule
 from dasp.size_law import Shared, SizeLaw
@@ -144,9 +145,7 @@ def test_single_precision_follows() -> None:
 def law_of(n: int, k: int, player: int, rank: str | Tensor | None, samples: int = 1) -> SizeLaw:
     sizes = torch.tensor([float(k)], dtype=torch.float64)
     chosen = torch.tensor([player])
-    return SizeLaw(
-        chosen, sizes, samples=samples, count=n, grouped=False, rank=rank, shared=Shared(), memory=2**30
-    )
+    return SizeLaw(chosen, sizes, samples=samples, count=n, grouped=False, rank=rank, shared=Shared(), memory=2**30)
 
 
 def enumerated(off: Tensor, on: Tensor, matrix: Tensor, k: int, player: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -190,6 +189,11 @@ def test_factors_hold_the_exact_covariance(k: int) -> None:
     torch.testing.assert_close(some.var, variance.expand(2, -1))
     torch.testing.assert_close(some.mean, means)
     assert float(some.rest.min()) >= 0
+    basis = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64)).Q[None]
+    whole = law_of(n, k, player, basis).meet(owned, linear, 0)
+    assert whole.factors is not None
+    for state in range(2):  # directions that span everything hold the same covariance
+        torch.testing.assert_close(whole.factors[:, state].T @ whole.factors[:, state], covariance)
     own = law_of(n, k, player, "full").moments(owned)
     means, covariance, variance = enumerated(off, on, torch.eye(n, dtype=torch.float64), k, player)
     assert own.factors is not None
@@ -199,6 +203,9 @@ def test_factors_hold_the_exact_covariance(k: int) -> None:
     torch.testing.assert_close(plain.var, variance.expand(2, -1))
     ranked = law_of(n, k, player, directions).moments(owned)
     torch.testing.assert_close(ranked.var, variance.expand(2, -1))
+    spanned = law_of(n, k, player, basis).moments(owned)
+    assert spanned.factors is not None
+    torch.testing.assert_close(spanned.factors[:, 1].T @ spanned.factors[:, 1] + torch.diag(spanned.rest[1]), covariance)
 
 
 # What holds for any estimator.
@@ -225,6 +232,41 @@ def test_the_same_in_parts_as_at_once(rank: int | str) -> None:
     alone = dasp.Explainer(model, 0.0, method=dasp.DASP(sizes=6, rank=rank))(x[3:4], [0, 2])
     torch.testing.assert_close(alone.per_player[0, 1], large.per_player[3, 1], rtol=1e-9, atol=1e-12)
     assert large.propagations == 2 * 24 * 6
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("name", ["dense", "conv1d"])
+def test_as_many_directions_as_players_are_full_rank(name: str, grouped: bool) -> None:
+    model, shape = network(name)
+    x = inputs(shape)
+    labels = (torch.arange(math.prod(shape)) * 5 // math.prod(shape)).reshape(shape) if grouped else None
+    full, ranked, plain = (
+        dasp.Explainer(model, 0.0, method=dasp.DASP(sizes=5, rank=rank), players=labels)(x, 1) for rank in ("full", 99, 0)
+    )
+    torch.testing.assert_close(ranked.per_player, full.per_player, rtol=1e-6, atol=1e-8)
+    assert float((full.per_player - plain.per_player).norm() / plain.per_player.norm()) > 0.01  # factors do something
+    assert ranked.settings["rank"] == full.per_player.shape[2]  # what was taken, not what was asked for
+    assert ranked.evaluations == SAMPLES_PER_DIRECTION * full.per_player.shape[2]
+
+
+class Signs(nn.Module):
+    """Truth values of the input where players meet, summed and in a product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.mix = nn.Linear(4, 4).double()
+
+    def forward(self, x: Tensor) -> Any:
+        return (self.mix(x) * (x > 0)).sum(1) + (x > 0.5).sum(1)
+
+
+@pytest.mark.parametrize("rank", [0, 2, "full"])
+def test_truth_values_are_numbers(rank: int | str) -> None:
+    x = inputs((4,))
+    exact = dasp.Explainer(Signs(), 0.0, method=dasp.Exact())(x)
+    found = dasp.Explainer(Signs(), 0.0, method=dasp.DASP(sizes=4, rank=rank))(x)
+    assert float((found.values - exact.values).norm() / exact.values.norm()) < 0.25
 
 
 class Residual(nn.Module):

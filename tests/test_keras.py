@@ -13,11 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas
 import pytest
 import torch
 from torch import Tensor, nn
 
 import dasp
+from dasp.cli import cli
 
 os.environ["KERAS_BACKEND"] = "torch"  # keras reads it once, when it is imported
 keras = pytest.importorskip("keras")
@@ -192,6 +195,23 @@ def test_a_file_of_another_backend(tmp_path: Path) -> None:
     own.save(tmp_path / "torch.keras")
     saved = dasp.Explainer(str(tmp_path / "torch.keras"), 0.0, players=TOKENS, method=dasp.Exact())(x, [0, 1])
     torch.testing.assert_close(result.per_player, saved.per_player)
+
+
+def test_files_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x = torch.arange(36.0).sin().reshape(2, 6, 3)
+    np.save(tmp_path / "rows.npy", x.numpy())
+    out = tmp_path / "values.parquet"
+    arguments = ["--baseline", "zeros", "--players", "tokens", "--target", "1", "--out", str(out)]
+    cli.main(["explain", str(FROM_JAX), str(tmp_path / "rows.npy"), *arguments], standalone_mode=False)
+    expected = dasp.Explainer(FROM_JAX, 0.0, players=TOKENS)(x, 1).values
+    written = pandas.read_parquet(out)[[f"token_{i}" for i in range(6)]].to_numpy()
+    torch.testing.assert_close(torch.tensor(written).float(), expected)
+    cli.main(["check", str(FROM_JAX)], standalone_mode=False)
+    assert "layer_normalization" in capsys.readouterr().out
+    with pytest.raises(dasp.InputError, match="does not say what inputs it takes"):
+        dasp.Model(nn.Linear(3, 1)).capture((), ())
+    with pytest.raises(dasp.InputError, match=r"is open: \(None, 3\)"):
+        dasp.Model(sequential((None, 3), L.GRU(2))).capture((), ())
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

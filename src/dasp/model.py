@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from torch.nn.parameter import is_lazy
 
 from .errors import DaspError, InputError, InputTypeError, ModelFileError
-from .foreign import adapted, opened
+from .foreign import adapted, declared_inputs, opened
 from .graph import Graph, capture, graph_of, quiet
 
 KEPT_GRAPHS = 8
@@ -136,11 +136,12 @@ class Model:
         """The graph for these inputs, captured or from an earlier call.
 
         Args:
-            inputs: (rows, ...) each.
+            inputs: (rows, ...) each; none for those that an exported program or a Keras model declares.
             extra: further arguments; tensors with `rows` rows follow the batch.
 
         Raises:
             CaptureError: the network cannot be captured as one graph.
+            InputError: the arguments are not what it takes, or there are none and it declares none.
         """
         if isinstance(self.source, ExportedProgram):
             if None not in self._graphs:
@@ -149,6 +150,7 @@ class Model:
             if inputs:
                 _check_arguments(graph, (*inputs, *extra))
             return graph
+        inputs = inputs or declared_inputs(self.source)
         rows = inputs[0].shape[0]
         # A graph holds its weights, so an id is not given to another while the graph is kept.
         weights = tuple((name, id(weight)) for name, weight in self.weights())

@@ -94,7 +94,8 @@ class SizeLaw:
 
     def moments(self, owned: Owned) -> Gaussian:
         """Moments of the owned elements themselves; mean and variance are exact."""
-        step = torch.where(owned.on == owned.off, torch.zeros_like(owned.off), owned.on - owned.off)
+        owned = self._in_numbers(owned)
+        step = _step(owned)
         own = torch.nn.functional.one_hot(self.chosen, self.count).to(step.dtype)  # (P, n)
         share = self.share[:, None]
         absent = share * (1 - own[:, None, :])  # (P, K, n)
@@ -119,15 +120,20 @@ class SizeLaw:
         loads = torch.stack(factors)
         return Gaussian(mean, loads, (var - loads.square().sum(0)).clamp(min=0))
 
+    def _in_numbers(self, owned: Owned) -> Owned:
+        """Truth values and whole numbers as floats."""
+        off, on = (part if part.is_floating_point() else part.to(self.share.dtype) for part in (owned.off, owned.on))
+        return Owned(off, on, owned.labels, owned.axis)
+
     def _all_rows(self, states: Tensor) -> Tensor:
         """(2, P, K, n) to (rows, n)."""
         return states.unsqueeze(3).expand(-1, -1, -1, self.samples, -1).flatten(0, 3)
 
     def meet(self, owned: Owned, linear: LinearMap, axis: int) -> Gaussian:
         """Moments of `A x + c` where players meet."""
-        one = Owned(owned.off.narrow(owned.axis, 0, self.samples), owned.on.narrow(owned.axis, 0, self.samples),
-                    owned.labels, owned.axis)  # fmt: skip
-        step = torch.where(one.on == one.off, torch.zeros_like(one.off), one.on - one.off)
+        off, on = (part.narrow(owned.axis, 0, self.samples) for part in (owned.off, owned.on))
+        one = self._in_numbers(Owned(off, on, owned.labels, owned.axis))
+        step = _step(one)
         if self.meetings == len(self.shared.totals):
             self.shared.totals.append(self._totals(one, step, linear, axis))
         known = self.shared.totals[self.meetings]
@@ -205,6 +211,11 @@ class SizeLaw:
     def _rows(value: Tensor, axis: int, before: int = 0) -> Tensor:
         """(*before, 2, P, K, B, *out) to (*before, *out with all rows at `axis`)."""
         return value.flatten(before, before + 3).movedim(before, axis + before)
+
+
+def _step(owned: Owned) -> Tensor:
+    """`on - off`; 0 where both are the same infinity."""
+    return torch.where(owned.on == owned.off, torch.zeros_like(owned.on), owned.on - owned.off)
 
 
 def _published_variance(share: Tensor, reaching: Tensor, sums: Tensor, squares: Tensor) -> Tensor:

@@ -82,7 +82,9 @@ class Library:
 
     def model(self, network: nn.Sequential) -> Model:
         """The one model of a network; a model keeps its captured graph, and its network alive."""
-        return self._models.setdefault(id(network), Model(network))
+        if id(network) not in self._models:
+            self._models[id(network)] = Model(network)
+        return self._models[id(network)]
 
 
 def completeness(library: Library) -> Iterator[Case]:

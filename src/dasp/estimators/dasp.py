@@ -86,11 +86,11 @@ class DASP(Estimator):
             for rows in torch.arange(game.batch, device=game.device).split(work.rows_at_once):
                 parts.append(work.values(rows, bar))
         settings: dict[str, Any] = {
-            "sizes": sizes, "rank": self.rank, "seed": self.seed, "rows_at_once": work.rows_at_once,
+            "sizes": sizes, "rank": work.rank, "seed": self.seed, "rows_at_once": work.rows_at_once,
             "players_at_once": work.players_at_once, "sizes_at_once": work.sizes_at_once,
         }  # fmt: skip
-        gradients = SAMPLES_PER_DIRECTION * self.rank if isinstance(self.rank, int) else 0
-        return Estimate(torch.cat(parts), None, float(gradients), settings, 2.0 * n * sizes)
+        gradients = float(SAMPLES_PER_DIRECTION * work.directions)
+        return Estimate(torch.cat(parts), None, gradients, settings, 2.0 * n * sizes)
 
     def _sizes(self, players: int) -> int:
         if self.sizes is None:
@@ -117,16 +117,17 @@ class _Work:
         self.folded = plan.graph.folded()
         n = game.players.count
         first = torch.arange(2, device=game.device) % game.batch
-        self.factors = min(options.rank, n) if isinstance(options.rank, int) else 0
+        self.rank = min(options.rank, n) if isinstance(options.rank, int) else options.rank
+        self.directions = self.rank if isinstance(self.rank, int) else 0
         stand_in = None
-        if self.factors:
-            stand_in = torch.full((2, n, self.factors), n**-0.5, dtype=game.dtype, device=game.device)
+        if self.directions:
+            stand_in = torch.full((2, n, self.directions), n**-0.5, dtype=game.dtype, device=game.device)
         shared, one = Shared(stand_in), torch.zeros_like(first[:1])
         self._differences(first, one, sizes[:1], shared)  # what all rows share is not a matter of rows
         each = peak_bytes(lambda: self._differences(first, one, sizes[:1], shared)) / 4
         if each * 2 > memory:
             raise MemoryBoundError(
-                f"one player at one size needs {each / 2**19:,.3g} MiB with rank {options.rank}, and the memory bound is "
+                f"one player at one size needs {each / 2**19:,.3g} MiB with rank {self.rank}, and the memory bound is "
                 f"{memory / 2**20:,.3g} MiB. Raise memory=, or lower rank=."
             )
         bound = min(memory, max(CACHED, 2 * each)) if game.device.type == "cpu" else memory
@@ -139,9 +140,9 @@ class _Work:
         """Values of some rows, (rows, T, n)."""
         game = self.game
         shared = Shared()
-        if self.factors:
+        if self.directions:
             with torch.enable_grad():
-                shared = Shared(active_directions(game, rows, self.factors, seed=self.options.seed))
+                shared = Shared(active_directions(game, rows, self.directions, seed=self.options.seed))
         parts = []
         for players in torch.arange(game.players.count, device=game.device).split(self.players_at_once):
             chunks = [self._differences(rows, players, sizes, shared) for sizes in self.sizes.split(self.sizes_at_once)]
@@ -153,8 +154,8 @@ class _Work:
 
     def _differences(self, rows: Tensor, players: Tensor, sizes: Tensor, shared: Shared) -> Tensor:
         """Marginal contributions to coalitions of some sizes, (P, K, rows, T)."""
-        game, options = self.game, self.options
-        rank = FULL if options.rank == FULL else shared.directions
+        game = self.game
+        rank = FULL if self.rank == FULL else shared.directions
         law = SizeLaw(
             players, sizes, samples=len(rows), count=game.players.count, grouped=game.players.grouped, rank=rank, shared=shared,
             memory=game.memory,

@@ -10,6 +10,7 @@ from typing import Any
 
 Row = dict[str, Any]
 OURS = "dasp."  # methods of this library begin with it
+DEFAULT = "dasp.Propagation, default"
 SAMPLING = "dasp.PermutationSampling"  # the one of them that the others are compared with
 
 AT_MOST, BETWEEN, EXTRAPOLATED, MORE, NEVER = "at most", "measured", "extrapolated", "more than", "never"

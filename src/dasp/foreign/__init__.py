@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import InputTypeError, ModelFileError
+from .keras_models import declared_inputs as declared_inputs
 from .keras_models import of_keras as of_keras
 from .keras_models import read_keras as read_keras
 from .sklearn_models import from_sklearn as from_sklearn

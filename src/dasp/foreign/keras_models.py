@@ -6,6 +6,7 @@ import os
 import sys
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, MissingExtraError, ModelFileError
@@ -47,6 +48,27 @@ def of_keras(source: Any) -> Any:
         )
     inputs = getattr(source, "inputs", None)
     return KerasFunctional(source) if isinstance(inputs, (list, tuple)) and len(inputs) > 1 else source
+
+
+def declared_inputs(module: nn.Module) -> tuple[Tensor, ...]:
+    """Two rows of zeros for every input that a Keras model declares, (2, *shape) each.
+
+    Raises:
+        InputError: not a Keras model, or one with an open axis besides the rows.
+    """
+    model = module.model if isinstance(module, KerasFunctional) else module
+    inputs = getattr(model, "inputs", None)
+    if not isinstance(inputs, (list, tuple)):
+        raise InputError(f"{type(model).__name__} does not say what inputs it takes. Give inputs, or an exported program.")
+    found = []
+    for given in inputs:
+        shape = tuple(given.shape[1:])
+        if None in shape:
+            raise InputError(f"the input {given.name} of the Keras model is open: {shape}. Declare its shape, or give inputs.")
+        dtype = getattr(torch, str(given.dtype), torch.float32)
+        device = next((weight.device for weight in model.parameters()), None)
+        found.append(torch.zeros(2, *shape, dtype=dtype, device=device))
+    return tuple(found)
 
 
 def read_keras(path: str | os.PathLike[str]) -> nn.Module:

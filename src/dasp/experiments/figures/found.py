@@ -16,11 +16,10 @@ import numpy.typing as npt
 from ...errors import DataFileError
 from ..files import slug
 from ..problem import Array
+from ..run import METHODS
 from ..speed import passes
 
 Row = dict[str, Any]
-METHODS = "methods"
-DEFAULT = "dasp.Propagation, default"
 _PASSES_A_PLAYER = 32  # what methods of several budgets are compared at, where a figure shows one of them
 
 

@@ -96,7 +96,7 @@ def keep(problem: Problem, rows: Sequence[Row], folder: Path, *, steps: int = 50
 
 
 def figure(found: Found) -> Figure | None:
-    """Change of the output against players removed, a panel for each family, the best first; None without removal.json.
+    """Change of the output against players removed, a panel for each family, the best first; None where removal.json has none.
 
     Lines are means over inputs, the band reaches from the first to the third quartile; every panel repeats the line of the
     true values in black.
@@ -107,6 +107,8 @@ def figure(found: Found) -> Figure | None:
     removed = stored["removed"]
     changes = {name: np.array(curve) - np.array(curve)[:, :1] for name, curve in stored["curves"].items()}
     rows = [row for row in found.representatives if row["label"] in changes]
+    if not rows:
+        return None
     lines = math.ceil(len(rows) / _COLUMNS)
     columns = min(len(rows), _COLUMNS)
     drawn = new_figure(max(2.1 * columns, 4.5), 0.9 + 1.75 * lines)

@@ -14,8 +14,8 @@ import numpy as np
 from ...errors import MissingExtraError
 from ..files import replace_file
 from ..problem import Array
-from ..speed import OURS, number, passes, shown
-from .found import DEFAULT, Row
+from ..speed import DEFAULT, OURS, number, passes, shown
+from .found import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,8 +8,8 @@ import numpy as np
 
 from ...plots import _common
 from ...plots.beeswarm import dots
-from ..speed import OURS
-from .found import DEFAULT, Found, Row
+from ..speed import DEFAULT, OURS
+from .found import Found, Row
 from .style import new_figure, panel_title
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from ...estimators.directions import SAMPLES_PER_DIRECTION
 from ...explainer import Explainer
 from ...model import Model
 from ..problem import Method, Outcome, Problem, Unsupported
+from ..speed import DEFAULT, SAMPLING
 from .reveal_cancel import RESCALE, REVEAL_CANCEL, deep_lift
 
 PUBLISHED = "DASP 2019"
-SAMPLING = "dasp.PermutationSampling"
 _REVEALED = 5.0  # rows: forward at the input and the baseline and with |W|, back with W and with |W|
 
 
@@ -48,7 +48,7 @@ class Ours:
 
     def default(self) -> Method:
         """Propagation as it comes."""
-        return self.method("dasp.Propagation, default", "default", Propagation())
+        return self.method(DEFAULT, "default", Propagation())
 
     def propagation(self, setting: str, detail: str, **options: Any) -> Method:
         """Propagation at chosen settings; `setting` names a line of a figure, `detail` a point on it."""
