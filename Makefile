@@ -1,16 +1,17 @@
-# One environment, four commands. Uses .venv if there is one, else an activated environment, else makes .venv.
+# One environment for all commands. Uses .venv if there is one, else an activated environment, else makes .venv.
 PYTHON ?= python3
 VENV := $(if $(wildcard .venv/bin/python),.venv,$(or $(VIRTUAL_ENV),.venv))
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.dasp-installed
 
-.PHONY: help explain picture test lint bench clean
+.PHONY: help explain picture test lint bench paper clean
 
 help:
 	@echo "make explain   train a small CNN on the handwritten digits, explain 100 images, print measured errors"
 	@echo "make test      ruff, strict types and all tests"
 	@echo "make lint      ruff and strict types only"
 	@echo "make bench     measure every method on the data of the paper, and put the figures into README.md"
+	@echo "make paper     run the three experiments of the paper, and write docs/paper.md from what they measured"
 	@echo "make picture   draw the picture in README.md"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -36,6 +37,11 @@ bench: $(STAMP)
 	$(VENV)/bin/dasp reproduce parkinson mnist
 	$(PY) benchmarks/cost.py
 	$(PY) benchmarks/readme.py
+
+paper: $(STAMP)
+	$(VENV)/bin/dasp reproduce all
+	$(PY) benchmarks/closure.py
+	$(PY) benchmarks/paper.py
 
 clean:
 	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -169,10 +169,9 @@ def converging(results: dict[str, Result]) -> str:
         paid = ", ".join(f"{row['error']:.3f}" for row in dial) or "not run"
         lines.append(f"| {result['title']} | {own} | {factors} | {paid} |")
     return "\n".join(lines) + (
-        "\n\nThe claim holds: more sizes stop helping at once, for what is left is the error of independent Gaussian "
-        "activations. Factors take most of it away, in DASP as in `Propagation`; enumerating `mixture` players "
-        "takes the rest, down to exact "
-        "values with all of them."
+        "\n\nEach step to more sizes helps less than the one before: what is left is the error of independent Gaussian "
+        "activations, which no number of sizes removes. Factors address it, in DASP as in `Propagation`; enumerating "
+        "`mixture` players does too, down to exact values with all of them."
     )
 
 

@@ -14,8 +14,9 @@ from torch import nn
 import dasp
 from dasp.experiments import figures, report, run
 from dasp.experiments.dna import one_hot
-from dasp.experiments.figures.found import DEFAULT, Found
+from dasp.experiments.figures.found import Found
 from dasp.experiments.problem import Method, Outcome, Problem, Unsupported
+from dasp.experiments.speed import DEFAULT
 
 FAMILIES = 6  # of `methods` that find something
 OCCLUSION = "captum Occlusion"

@@ -9,6 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -574,12 +575,29 @@ def test_targets_reach_an_external_method_in_captums_form() -> None:
         (torch.full((2, 4), torch.nan), dasp.InputError, "gave NaN or infinity"),
         ("values", dasp.InputTypeError, "gave str; give a tensor"),
         ((torch.ones(2, 4),) * 2, dasp.InputError, "2 attributions for 1 input"),
+        (np.array([["a"] * 4] * 2), dasp.InputTypeError, "array of <U1; give real numbers"),
+        (np.array([[None] * 4] * 2), dasp.InputTypeError, "array of object; give real numbers"),
+        (torch.ones(2, 4) * 1j, dasp.InputTypeError, "tensor of torch.complex64; give real numbers"),
     ],
 )
 def test_what_an_external_method_gives_is_checked(values: Any, error: type[Exception], message: str) -> None:
     explainer = dasp.Explainer(nn.Linear(4, 1), method=External(lambda *_: values))
     with pytest.raises(error, match=message):
         explainer(torch.ones(2, 4))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.arange(8.0)[::-1].reshape(2, 4),
+        np.arange(7, -1, -1).reshape(2, 4).astype(">f4"),
+        torch.arange(7.0, -1, -1).reshape(2, 4).to_sparse(),
+        np.arange(7, -1, -1, dtype=np.uint16).reshape(2, 4),
+    ],
+)
+def test_every_form_of_real_numbers_is_taken(values: Any) -> None:
+    explainer = dasp.Explainer(nn.Linear(4, 1), method=External(lambda *_: values))
+    assert explainer(torch.ones(2, 4)).values.flatten().tolist() == [7, 6, 5, 4, 3, 2, 1, 0]
 
 
 def test_an_external_method_is_not_given_further_arguments() -> None:

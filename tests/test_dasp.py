@@ -348,3 +348,10 @@ class Huge(nn.Module):
 def test_overflow_is_named() -> None:
     with pytest.raises(dasp.DaspError, match="finite"):
         dasp.Explainer(Huge(), 0.0, method=dasp.DASP(sizes=2))(torch.tensor([[0.1, 0.2, 0.3, -0.2]]), 0)
+
+
+def test_overflow_that_a_later_layer_hides_is_named() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))
+    rows = torch.linspace(-1, 1, 12).reshape(2, 6) * 1e20
+    with pytest.raises(dasp.NumericsError, match=r"variance of aten.linear.default \(layer 0\) is not finite"):
+        dasp.Explainer(model, 0.0, method=dasp.DASP())(rows)

@@ -59,9 +59,9 @@ def test_links_and_pictures_exist(page: str) -> None:
 
 def test_command_lines_have_options_that_exist() -> None:
     shown = re.findall(r"^\$ dasp (\w+) (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert {name for name, _ in shown} == {"explain", "check"}
+    assert {name for name, _ in shown} == {"explain", "check", "reproduce"}
     for name, rest in shown:
-        cli.commands[name].make_context(name, shlex.split(rest))
+        cli.commands[name].make_context(name, shlex.split(rest, comments=True))
 
 
 def test_names_of_the_public_face_in_the_readme_exist() -> None:

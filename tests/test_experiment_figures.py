@@ -21,9 +21,10 @@ from torch import nn
 from dasp.errors import DataFileError, InputError, MissingExtraError, OutputFileError
 from dasp.experiments import figures, report
 from dasp.experiments.figures import boxes, frontier, removal, style, summary
-from dasp.experiments.figures.found import DEFAULT, Found, representatives
+from dasp.experiments.figures.found import Found, representatives
 from dasp.experiments.files import slug
 from dasp.experiments.problem import Array, Problem
+from dasp.experiments.speed import DEFAULT
 
 from .figure_runs import FAMILIES, OCCLUSION, dna_problem, image_run, measured, table_run
 

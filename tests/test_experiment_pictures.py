@@ -16,8 +16,9 @@ from matplotlib.path import Path as Outline
 from dasp.errors import DataFileError, InputError
 from dasp.experiments.dna import Sequences, Site
 from dasp.experiments.figures import letters, maps, style, summary
-from dasp.experiments.figures.found import DEFAULT, Found
+from dasp.experiments.figures.found import Found
 from dasp.experiments.problem import Problem
+from dasp.experiments.speed import DEFAULT
 
 from .figure_runs import FAMILIES, FEATURES, TEXT, dna_problem, image_run, measured, table_run
 

@@ -275,6 +275,15 @@ def test_one_command_writes_table_json_and_log(
     assert all(part in log for part in expected)
 
 
+def test_only_with_a_name_that_no_method_has(
+    trained: Path, paper_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stand_in(moments, monkeypatch)
+    given = ("parkinson", *QUICK, "--data", str(paper_data), "--out", str(trained), "--only", "chess")
+    assert command(monkeypatch, *given) == 2
+    assert "--only chess: parkinson has no method of this name" in capsys.readouterr().err
+
+
 def test_a_failure_is_exit_code_1_and_the_rest_goes_on(
     trained: Path, paper_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -315,6 +324,8 @@ def test_a_figure_that_cannot_be_drawn_loses_no_table(
         ((), "Missing argument"),
         (("dna", "--players", "words"), "'words' is not one of"),
         (("parkinson", "--inputs", "0"), "0 is not in the range"),
+        (("parkinson", "--seed", str(2**63)), "is not in the range"),
+        (("parkinson", "--threads", "99999999999"), "is not in the range"),
         (("parkinson", "--out", "{tmp}/file/out"), "cannot be written"),
     ],
 )
@@ -408,7 +419,7 @@ def test_interrupted_by_a_signal_and_resumed(waiting: str, trained: Path, paper_
     assert "Traceback" not in errors
     assert not list(parts.rglob("partial-*"))
     assert not (parts / folder / "result.json").exists()
-    assert "stopped: _Ended" in (parts / "run.log").read_text()
+    assert "stopped: interrupted" in (parts / "run.log").read_text()
     assert reproduced("never", *arguments, str(parts))[0] == 0
     found, expected = (json.loads((out / folder / "result.json").read_text()) for out in (parts, whole))
     assert without_times(found.pop("rows")) == without_times(expected.pop("rows"))

@@ -8,11 +8,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-import dasp
-
-from .test_rules_networks import EVEN, PLAYERS, Around, First, compare
+from .test_rules_networks import EVEN, PLAYERS, Around, compare
 
 PLACES = torch.tensor([1, 3])
 POSITIVE = 4.0  # far enough above 0 for roots

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import signal
 import sys
@@ -33,6 +34,7 @@ from .tables import Array, Rows, TableWriter, read_baseline, read_rows, tensor_o
 
 AUDIT_COLUMNS = ("audit_error", "audit_low", "audit_high", "audit_evaluations")
 _LISTED = 30  # column names in a message
+_AT_ONCE = 1.0  # seconds between two signals that are one
 _READ = 4096  # rows checked at a time
 _READ_FROM = ("model", "rows", "baseline", "players")  # options that may name files
 _WITHOUT_RULES = "on the command line: --method permutation or --method exact"
@@ -295,15 +297,15 @@ class _Ended(BaseException):
 def _ending() -> Iterator[None]:
     """While the block runs, signals that end the process raise, so that half files are removed on the way out.
 
-    Only the first one does: readers of files that take a signal themselves send it once more, and a second one must not
-    break into the clean-up that the first began.
+    One that follows at once does not: readers of files that take a signal themselves send it again, which must not break
+    into the clean-up that the first began. A later one does, for what is raised inside a callback may get lost.
     """
-    ended = False
+    last = -math.inf
 
     def end(number: int, frame: FrameType | None) -> None:
-        nonlocal ended
-        if not ended:
-            ended = True
+        nonlocal last
+        before, last = last, time.monotonic()
+        if last - before > _AT_ONCE:
             raise _Ended(number)
 
     # Not every system has all; what is ignored (nohup) or handled already stays so.

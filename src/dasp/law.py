@@ -183,9 +183,10 @@ def player_columns(owned: Owned, step: Tensor, linear: LinearMap, players: Tenso
         (P, *out).
     """
     labels = owned.labels.unsqueeze(owned.axis)
-    size = max(1, memory // max(1, 8 * step.numel() * step.element_size()))
 
     def column(player: Tensor) -> Tensor:
         return linear.homogeneous(step * (labels == player + 1))
 
-    return torch.cat([torch.vmap(column)(chunk) for chunk in players.split(size)])
+    first = torch.vmap(column)(players[:1])  # its size tells how many fit
+    size = max(1, memory // max(1, 8 * max(step.numel(), first.numel()) * step.element_size()))
+    return torch.cat([first, *(torch.vmap(column)(chunk) for chunk in players[1:].split(size) if len(chunk))])

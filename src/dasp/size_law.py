@@ -143,7 +143,8 @@ class SizeLaw:
         lead = [1, -1] + [1] * known.sum.dim()
         without = known.off + self.share.reshape(lead) * sums.unsqueeze(1)  # (P, K, B, *out)
         squares = known.squares - own.square()
-        squares = squares.where(squares > LEFT * torch.finfo(step.dtype).eps * known.squares, torch.zeros_like(squares))
+        nothing = LEFT * torch.finfo(step.dtype).eps * known.squares.nan_to_num(nan=-torch.inf, posinf=-torch.inf)
+        squares = squares.masked_fill(squares <= nothing, 0)  # what has overflowed stays so, to be seen
         factors, rest = self._noise(known, own, sums, squares, self._reached(one, linear, axis), lead)
         means = torch.stack((without, without + own.unsqueeze(1)))
         return Gaussian(
@@ -184,7 +185,7 @@ class SizeLaw:
         squares = torch.zeros_like(total) if self.grouped else linear.squared(step.square()).movedim(axis, 0)
         reaching = torch.zeros_like(total[0])
         columns = []
-        for some in torch.arange(self.count, device=step.device).split(self._at_once(step)):
+        for some in torch.arange(self.count, device=step.device).split(self._at_once(step, total)):
             reaching = reaching + self._reached(one, linear, axis, some).sum(0)[0]
             if self.grouped or self.full:
                 part = player_columns(one, step, linear, some, self.memory).movedim(axis + 1, 1)
@@ -204,8 +205,8 @@ class SizeLaw:
         found = player_columns(single, torch.ones_like(single.off), positive, chosen, self.memory)
         return (found.movedim(axis + 1, 1) > 0).to(one.off.dtype)
 
-    def _at_once(self, step: Tensor) -> int:
-        return max(1, self.memory // max(1, 8 * step.numel() * step.element_size()))
+    def _at_once(self, step: Tensor, result: Tensor) -> int:
+        return max(1, self.memory // max(1, 8 * max(step.numel(), result.numel()) * step.element_size()))
 
     @staticmethod
     def _rows(value: Tensor, axis: int, before: int = 0) -> Tensor:

@@ -104,7 +104,14 @@ class External(Estimator):
     def _checked(self, part: Any, x: Tensor) -> Tensor:
         if not isinstance(part, Tensor | np.ndarray):
             raise InputTypeError(f"attribute: {self.name} gave {type(part).__name__}; give a tensor or a numpy array.")
-        values = torch.as_tensor(part).detach().to(device=x.device, dtype=torch.float64)
+        if isinstance(part, np.ndarray):
+            if part.dtype.kind not in "biuf":
+                raise InputTypeError(f"attribute: {self.name} gave an array of {part.dtype}; give real numbers.")
+            part = torch.from_numpy(part.astype(np.float64, order="C"))  # torch wants this byte order and positive strides
+        if part.is_complex():
+            raise InputTypeError(f"attribute: {self.name} gave a tensor of {part.dtype}; give real numbers.")
+        values: Tensor = part.detach().to(device=x.device, dtype=torch.float64)
+        values = values if values.layout == torch.strided else values.to_dense()
         if values.shape != x.shape:
             raise InputError(
                 f"attribute: {self.name} gave attributions of shape {tuple(values.shape)} for inputs of shape "

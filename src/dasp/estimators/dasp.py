@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from ..errors import InputError, InputTypeError, MemoryBoundError, NumericsError
 from ..game import Game, take_rows
+from ..gaussian import Gaussian
 from ..law import FULL
 from ..memory import peak_bytes
 from ..propagate import Plan, make_plan, propagate, refuse_infinite
@@ -165,9 +166,15 @@ class _Work:
         off = [_repeated(b.expand_as(x)[rows], copies) for x, b in zip(game.inputs, game.baselines, strict=True)]
         on = [_repeated(x[rows], copies) for x in game.inputs]
         extra = take_rows(game.extra, every, game.batch)
-        result = propagate(self.plan, law, off, on, extra, self.folded)
+        spread = torch.zeros((), dtype=torch.float64, device=game.device)
+
+        def add_up(_: Any, value: Any) -> None:
+            if isinstance(value, Gaussian):
+                spread.add_(value.var.sum())
+
+        result = propagate(self.plan, law, off, on, extra, self.folded, watch=add_up)
         values = game.targets.select(result.mean, every)
-        if not bool(values.isfinite().all()):
+        if not bool(values.isfinite().all() & spread.isfinite()):  # an infinite variance can end in a finite output
             law.meetings = 0
             propagate(self.plan, law, off, on, extra, self.folded, watch=refuse_infinite)
             raise NumericsError(f"the propagated outputs are not finite, in {game.dtype}. Scale the inputs, or use float64.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import OutputFileError
+from ..errors import InputError, OutputFileError
 
 if TYPE_CHECKING:
     from .run import Log
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # Nothing of the experiments is imported here: whoever runs `dasp explain` should not wait for it.
 PROBLEMS = ("parkinson", "dna", "mnist")
 EVERYTHING = "all"
+MOST = 2**63 - 1  # what torch takes for a seed
 
 
 @click.command()
@@ -33,8 +34,8 @@ EVERYTHING = "all"
 @click.option(
     "--players", type=click.Choice(["positions", "channels"]), default="positions", show_default=True, help="dna: the players."
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The networks are trained from it.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads, for comparable times.")
+@click.option("--seed", type=click.IntRange(0, MOST), default=0, show_default=True, help="The networks are trained from it.")
+@click.option("--threads", type=click.IntRange(1, 999), default=1, show_default=True, help="CPU threads, for comparable times.")
 @click.option("--fresh", is_flag=True, help="Measure again what was measured before; networks and truth are kept.")
 @click.option("--progress/--no-progress", default=None, help="Default: when standard error is a terminal.")
 def reproduce(problems: tuple[str, ...], **options: Any) -> None:
@@ -82,27 +83,35 @@ def _run(names: tuple[str, ...], options: dict[str, Any], log: Log) -> list[str]
     failed: list[str] = []
     try:
         for name in names:
-            failed += _one(name, settings, options, log)
+            failed += _one(name, settings, options, log, alone=len(names) == 1)
     except BaseException as stop:
         with contextlib.suppress(OutputFileError):  # on a full disk the error that says so comes first
-            log.write("stopped: " + f"{type(stop).__name__}: {stop}".splitlines()[0])
+            reason = f"{type(stop).__name__}: {stop}" if isinstance(stop, Exception) else "interrupted"
+            log.write("stopped: " + reason.splitlines()[0])
         raise
     log.write("finished" + (f", failed: {'; '.join(failed)}" if failed else ""))
     return failed
 
 
-def _one(name: str, settings: Any, options: dict[str, Any], log: Log) -> list[str]:
+def _one(name: str, settings: Any, options: dict[str, Any], log: Log, *, alone: bool) -> list[str]:
     """One problem from data to figures; what failed."""
     from . import methods, report
     from .problems import BUILDERS, dna_held_out
-    from .run import keep_problem, measure_all, versions
+    from .run import asked_for, keep_problem, measure_all, versions
 
     folder = options["out"] / folder_name(name, options)
     started = time.perf_counter()
     problem = BUILDERS[name](settings)
     log.write(f"{name}: network and truth ready, {time.perf_counter() - started:.1f} s; {problem.score}")
-    keep_problem(problem, folder)
     chosen = methods.chosen(problem, quick=options["quick"])
+    if options["only"] and not any(asked_for(method, options["only"]) for method in chosen):
+        known = "; ".join(dict.fromkeys(method.family for method in chosen))
+        reason = f"--only {options['only']}: {name} has no method of this name. There are: {known}."
+        if alone:
+            raise InputError(reason)
+        click.echo(reason, err=True)  # another problem may have it
+        log.write(f"{name}: {reason}")
+    keep_problem(problem, folder)
     asked = {key: options[key] for key in ("only", "quick", "fresh", "progress")}
     measured = measure_all(problem, chosen, folder, log, **asked)
     about = {key: options[key] for key in ("quick", "seed", "threads")} | {"versions": versions()}

@@ -132,7 +132,7 @@ def measure_all(
         for method in bar:
             key = hashlib.sha256(f"{problem_key} {method.family} {method.label}".encode()).hexdigest()[:16]
             path = folder / METHODS / f"{slug(method.label)}.npz"
-            asked = only.lower() in f"{method.family} {method.label}".lower()
+            asked = asked_for(method, only)
             kept = None if fresh and asked else _kept(path, key)
             if kept is None and asked:
                 bar.set_postfix_str(method.label)
@@ -145,6 +145,11 @@ def measure_all(
                 if "failed" in kept:
                     failed.append(method.label)
     return Measured(rows, failed)
+
+
+def asked_for(method: Method, only: str) -> bool:
+    """Whether the family and label of a method contain `only`, in any case."""
+    return only.lower() in f"{method.family} {method.label}".lower()
 
 
 def _problem_key(problem: Problem) -> str:

@@ -1,11 +1,8 @@
 """Estimators of shapiq on the game over those players whose elements are not all zero, as the baseline is.
 
-Beside paired KernelSHAP, which is common, stands the best of what shapiq 1.4.1 has for Shapley values, at equal budgets. On the
-Parkinson network that is paired KernelSHAP below 1,000 evaluations (relative error 0.10 at 288), then kADDSHAP: 0.042 at 1,153
-with order 2; 0.012 at 4,609 with order 3, where paired KernelSHAP has 0.023, SVARM 0.058, PermutationSamplingSV 0.061,
-StratifiedSamplingSV 0.069, UnbiasedKernelSHAP and SHAPIQ 0.072, OwenSamplingSV 0.085, ProxySPEX 0.098, SPEX 0.155. Hundreds
-of players have too many interactions for kADDSHAP; the best are then KernelSHAP with evenly drawn sizes (a digit of MNIST at
-25,089: 0.21, and 0.27 as it comes) and PermutationSamplingSV (0.25 there; DNA at 12,801: 0.21 against 0.33 and 0.35).
+Beside paired KernelSHAP, which is common, stands the best of what shapiq 1.4.1 has for Shapley values, tried at equal budgets:
+kADDSHAP on Parkinson, from about a thousand evaluations on; for hundreds of players, which have too many interactions for it,
+KernelSHAP with evenly drawn sizes and PermutationSamplingSV.
 """
 
 from __future__ import annotations
