@@ -136,8 +136,8 @@ def sampling(results: dict[str, Result]) -> str:
         "that is. A "
         "propagated pass costs several plain ones, so counted in time the comparison is worse for DASP (the tables "
         "have both). "
-        "Where the factor is below ten, the claim does not hold here. `Propagation` needs "
-        "a handful of passes where DASP needs two for each player and size:",
+        "Where the factor is below ten, the claim does not hold here. `Propagation` pays "
+        "per node and enumerated state, not per player and size:",
         "",
         "| problem | `Propagation` | passes | DASP's passes at this error or its best | sampling at this error |",
         "| --- | --- | ---: | ---: | ---: |",

@@ -86,10 +86,11 @@ def test_the_same_numbers_give_the_same_bytes(name: str, table: Found, tmp_path:
 def test_nothing_global_of_matplotlib_changes(table: Found, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "FIGURES", {"boxes": boxes.figure})
     mpl.rcParams["font.size"] = 17.0
-    before = dict(mpl.rcParams)
+    before, pyplot = dict(mpl.rcParams), importlib.import_module("matplotlib.pyplot")
+    open_before = pyplot.get_fignums()
     figures.draw(table.folder, table.result)
     assert dict(mpl.rcParams) == before
-    assert importlib.import_module("matplotlib.pyplot").get_fignums() == []
+    assert pyplot.get_fignums() == open_before
 
 
 def test_no_result_gives_no_figure(table: Found) -> None:

@@ -281,20 +281,44 @@ def test_operations_without_a_rule_are_all_refused_at_once_by_name_and_layer() -
     assert support["aten.relu.default", "Unknown"] is dasp.Support.EXACT
 
 
-@pytest.mark.parametrize(
-    "part",
-    [
-        lambda x: 1 / x,
-        lambda x: x[:, :4] / x[:, 4:],
-        lambda x: x**3,
-        lambda x: x.as_strided((2, 2), (2, 1)),  # what it reads depends on memory layout
-        lambda x: x.long() / 2,
-    ],
-    ids=["1 / x", "x / y", "x ** 3", "as_strided", "rounding"],
-)
-def test_what_a_rule_does_not_cover_is_refused(part: Callable[[Tensor], Tensor]) -> None:
-    with pytest.raises(dasp.DaspError, match=r"no moment rule|rows of the model .* depend on each other"):
+REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "as_strided": (lambda x: x.as_strided((2, 2), (2, 1)), "as_strided"),  # what it reads depends on memory layout
+    "rounding": (lambda x: x.long() / 2, "_to_copy"),
+    "x ** 9": (lambda x: x**9, "pow.Tensor_Scalar"),
+    "comparison": (lambda x: x * (x > 0), "gt.Scalar"),
+    "choice by value": (lambda x: torch.where(x > 0, x, -x), "gt.Scalar"),
+    "argmax": (lambda x: x.argmax(1, keepdim=True) * 1.0, "argmax"),
+    "place of a maximum": (lambda x: x.max(1, keepdim=True).indices * 1.0, r"max.dim \(indices\)"),
+    "sort": (lambda x: x.sort(1).values, "sort"),
+    "topk": (lambda x: x.topk(2, 1).values, "topk"),
+    "median": (lambda x: x.median(1, keepdim=True).values, "median"),
+    "rounded": (torch.round, "round"),
+    "cumprod": (lambda x: x.cumprod(1), "cumprod"),
+    "remainder": (lambda x: x % 2, "remainder"),
+    "sampling": (lambda x: torch.bernoulli(x.sigmoid(), generator=torch.Generator().manual_seed(0)), "bernoulli|lt.Tensor"),
+    "lookup": (lambda x: F.embedding(x.long().clamp(0, 3), torch.ones(4, 2)), "embedding"),
+    "complex numbers": (lambda x: torch.view_as_complex(x.reshape(-1, 4, 2)).abs(), "view_as_complex"),
+    "norm of order 3": (lambda x: x.norm(p=3, dim=1, keepdim=True), "linalg_vector_norm"),
+    "random index": (lambda x: x.gather(1, x.argmax(1, keepdim=True)), "argmax"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_rule_does_not_cover_is_refused(name: str) -> None:
+    part, op = REFUSED[name]
+    pattern = rf"(?s)no moment rule.*aten\.({op}).*layer|rows of the model .* depend on each other"
+    with pytest.raises(dasp.DaspError, match=pattern):
         dasp.Explainer(Around(part), 0.0, method=dasp.Propagation())(torch.ones(2, PLAYERS))
+
+
+def test_branches_on_values_are_refused() -> None:
+    class Branch(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.sum(1) if float(x.sum()) > 0 else -x.sum(1)
+
+    pattern = r"branches or shapes that depend on values|rows of the model .* depend on each other"
+    with pytest.raises(dasp.DaspError, match=pattern):
+        dasp.Explainer(Branch(), 0.0, method=dasp.Propagation())(torch.ones(2, PLAYERS))
 
 
 def test_operations_without_a_rule_are_exact_before_players_meet() -> None:

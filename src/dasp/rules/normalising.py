@@ -12,6 +12,7 @@ from ..gaussian import Gaussian
 from .dominant import in_both_states, skewness
 from .families import Context
 from .parts import every, sole_owner, times
+from .powers import lognormal_power
 from .registry import RULES, Rule
 from .squares import mean_square
 
@@ -21,45 +22,47 @@ aten = torch.ops.aten
 def normalised(x: Gaussian, eps: float, *, centred: bool, skew: Tensor | None = None) -> Gaussian:
     """`x / sqrt(S + eps)` over the last axis, with S the mean of `x^2` and x centred before or not.
 
-    With `N = S + eps`, `w = log(1 + Var S / (E N)^2)` and loadings `S_r`, the first two moments of N as a lognormal
-    variable's and Stein's lemma give, for elements of mean m, loadings L and covariances `k = Cov(x, S) / E N`,
+    `N = S + eps` counts as lognormal, see `mean_square` and `lognormal_power`: with mean a and slope b of `N^(-1/2)`, its
+    loadings `R_r = b S_r`, and n the part of `Cov(x, S)` that no factor carries, elements of mean m, loadings L and rest d have
 
-        a = exp(3 w / 8) / sqrt(E N),  b = 1 / (2 sqrt(E N)),
-        E = a m - b k,  loadings a L - b m S_r / E N,  Var = a^2 v - 2 a b m k + (b m)^2 Var S / (E N)^2.
+        E = a m + sum_r L_r R_r + b n,  loadings a L_r + m R_r,  Var = loadings^2 + a^2 d + 2 a b m n + (b m)^2 rest of S.
 
-    For large spreads the last two are too large. But the squares of the result have a known mean, `1 - eps E[1/N]` with
-    `E[1/N] = exp(w) / E N`; so the spread of every row is scaled to it, by `r = wanted / sum of Var`,
+    Loadings and variances are too large where the spread is. But the squares of a row's results have a known mean,
+    `1 - eps E[1/N]` with `E[1/N] = exp(w) / E N` and `w = log(1 + Var N / (E N)^2)`; so all of a row's variance is scaled to
 
-        wanted = D E S / E N - sum of E^2, less the same for eps,
+        sum of Var = D (1 - eps E[1/N]) - sum of E^2.
 
-    which is 1 up to terms of second order in the variance. Measured on rows of 4 to 32 elements of random means with
-    variances up to 4: means within 0.04 standard deviations, variances within 10 %, loadings within 14 % in norm.
+    Measured on Gaussian rows of 4 to 32 elements with random means and variances up to 20: errors of 2 % of the means, 8 % of
+    the loadings and 6 % of the variances, in norm. Of factors that are players, which take two values, no row is scaled, but
+    their own products are kept: loadings gain `k_r L_r R_r`, with k the `skewness`.
     """
     square = mean_square(x, centred=centred, skew=skew)
-    m, size = square.value.mean, x.mean.shape[-1]
+    m, factors = square.value.mean, square.value.factors
     total = square.moments.mean + eps
-    relative = square.moments.var / total.square()
-    covariance = square.noise
-    if square.value.factors is not None and square.moments.factors is not None:
-        covariance = covariance + (square.value.factors * square.moments.factors).sum(0)
-    k = covariance / total
-    root, w = total.rsqrt(), torch.log1p(relative)
-    a, b = root * torch.exp(0.375 * w), 0.5 * root
-    mean = a * m - b * k
-    factors = None
-    rest = a.square() * square.value.rest - 2 * a * b * m * square.noise / total
-    rest = (rest + (b * m).square() * square.moments.rest / total.square()).clamp(min=0)
+    inverse = lognormal_power(total, square.moments.var, -0.5)
+    a, b = inverse.mean, inverse.slope
+    shift = b * square.noise
+    rest = a.square() * square.value.rest + 2 * a * m * shift + (m * b).square() * square.moments.rest
+    rest = rest.clamp(min=0)
     var = rest
-    if square.value.factors is not None and square.moments.factors is not None:
-        factors = a * square.value.factors - (b / total) * m * square.moments.factors
+    if factors is not None and square.moments.factors is not None:
+        loads = b * square.moments.factors
+        products = factors * loads
+        shift = shift + products.sum(0)
+        factors = a * factors + m * loads
+        factors = factors if skew is None else factors + skew * products
         var = var + factors.square().sum(0)
-    # D E S / E N - sum of E^2 by its terms of first and higher order in the variance: nothing large cancels.
-    size_m = m.square().sum(-1, keepdim=True)
+    result = Gaussian(a * m + shift, factors, rest)
+    if skew is not None:
+        return result
+    # D (1 - eps E[1/N]) - sum of E^2, by terms of first and higher order in the variance: nothing large cancels.
+    size, sizes = x.mean.shape[-1], m.square().sum(-1, keepdim=True)
+    w = torch.log1p(square.moments.var / total.square())
     spread = size * square.spread / total
-    wanted = spread - (size_m * torch.expm1(0.75 * w) + size * eps * torch.expm1(w)) / total
-    wanted = wanted + 2 * a * b * (m * k).sum(-1, keepdim=True) - (b * k).square().sum(-1, keepdim=True)
-    scale = _ratio(wanted, var.sum(-1, keepdim=True), spread)
-    return Gaussian(mean, None if factors is None else factors * scale.sqrt(), rest * scale)
+    wanted = spread - (sizes * torch.expm1(0.75 * w) + size * eps * torch.expm1(w)) / total
+    wanted = wanted - (2 * a * m * shift + shift.square()).sum(-1, keepdim=True)
+    ratio = _ratio(wanted, var.sum(-1, keepdim=True), spread)
+    return Gaussian(result.mean, None if factors is None else factors * ratio.sqrt(), rest * ratio)
 
 
 LEFT_OVER = 1e-5
@@ -74,13 +77,16 @@ def _ratio(wanted: Tensor, found: Tensor, spread: Tensor) -> Tensor:
     return ratio.clamp(0.1, 2.0)
 
 
+def normalised_rows(context: Context, x: Gaussian, eps: float, *, centred: bool) -> Gaussian:
+    """`normalised`, given both states of the player that dominates each row; `context` is that of x."""
+    skew = None if x.factors is None else skewness(context.law, context.axis, x.factors)
+    return in_both_states(context.law, context.axis, x, partial(normalised, eps=eps, centred=centred, skew=skew))
+
+
 def _over_rows(context: Context, x: Gaussian, dims: int, eps: float, *, centred: bool) -> Gaussian:
     """Normalise over the last `dims` axes."""
     sizes = x.mean.shape[-dims:]
-    rows = every(x, lambda part: part.flatten(-dims))
-    skew = None if rows.factors is None else skewness(context.law, context.axis, rows.factors)
-    rule = partial(normalised, eps=eps, centred=centred, skew=skew)
-    result = in_both_states(context.law, context.axis, rows, rule, axes=1)
+    result = normalised_rows(context, every(x, lambda part: part.flatten(-dims)), eps, centred=centred)
     return every(result, lambda part: part.unflatten(-1, sizes))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -10,9 +9,8 @@ from torch import Tensor
 
 from ..gaussian import Gaussian
 from .bilinear import contraction
-from .dominant import in_both_states
 from .families import Context
-from .normalising import normalised
+from .normalising import normalised_rows
 from .parts import broadcast, every, places, row_axis, sole_owner, times
 from .registry import RULES, Rule
 
@@ -20,13 +18,12 @@ aten = torch.ops.aten
 
 
 def unit(context: Context, x: Gaussian, eps: float) -> Gaussian:
-    """`x / |x|` along the last axis, see `normalised`; `context` is that of x.
+    """`x / |x|` along the last axis, see `normalised_rows`; `context` is that of x.
 
     In torch the length counts as `eps` where it is smaller; here `|x|^2 + eps^2` counts as its square.
     """
     size = x.mean.shape[-1]
-    rule = partial(normalised, eps=eps**2 / size, centred=False)
-    return times(in_both_states(context.law, context.axis, x, rule, axes=1), size**-0.5)
+    return times(normalised_rows(context, x, eps**2 / size, centred=False), size**-0.5)
 
 
 def cosine_similarity(context: Context, x: Any, y: Any, dim: int = 1, eps: float = 1e-8) -> Gaussian:

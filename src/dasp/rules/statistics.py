@@ -13,7 +13,7 @@ from torch import Tensor
 from ..gaussian import Gaussian
 from .activations import absolute
 from .arithmetic import multiply
-from .dominant import in_both_states
+from .dominant import in_both_states, skewness
 from .extremes import largest, smallest
 from .families import Context, pointwise
 from .larger import average, over_pairings
@@ -35,8 +35,10 @@ def _mean_square(context: Context, x: Gaussian, over: Sequence[int], keepdim: bo
     """Mean of the squares over some places, given both states of the player that dominates them."""
     axis = row_axis(context.axis, x.mean.dim(), over, keepdim)
     rows = None if axis is None else axis - sum(p < axis for p in over)
+    joined = together(x, over)
+    skew = None if joined.factors is None else skewness(context.law, rows, joined.factors)
     moments = in_both_states(
-        context.law, rows, together(x, over), lambda part: mean_square(part, centred=centred).moments
+        context.law, rows, joined, lambda part: mean_square(part, centred=centred, skew=skew).moments
     )
     return reduced(every(moments, lambda part: part.squeeze(-1)), x.mean.shape, over, keepdim)
 
