@@ -230,7 +230,7 @@ def test_tokens_are_saved(tokenizer: Any, tmp_path: Any) -> None:
     assert loaded.tokens == result.tokens
 
 
-IMAGE_ERRORS = {"vit": 0.28, "convnext": 0.06}  # as above, over 8 images
+IMAGE_ERRORS = {"vit": 0.28, "convnext": 0.1}  # as above, over 8 images
 
 
 @pytest.mark.parametrize("name", IMAGE_ERRORS)
