@@ -72,11 +72,11 @@ def listed(result: Any) -> list[Any]:
     return [r for r in result if isinstance(r, (Tensor, Gaussian))] if isinstance(result, (list, tuple)) else [result]
 
 
-def plain(row: Row, values: list[Tensor]) -> list[Tensor]:
-    """The operation itself, without what its rule does not give (indices, saved statistics)."""
+def plain(row: Row, values: list[Tensor], count: int | None = None) -> list[Tensor]:
+    """The operation itself, without what its rule does not give (indices, saved statistics): it gives `count` results."""
     results = listed(row.op(*filled(row, values), **row.kwargs))
-    shapes = len(moments(row, [deterministic(v) for v in values]))
-    return [r for r in results if r.is_floating_point()][:shapes]
+    count = len(moments(row, [deterministic(v) for v in values])) if count is None else count
+    return [r for r in results if r.is_floating_point()][:count]
 
 
 def moments(row: Row, values: list[Gaussian]) -> list[Gaussian]:
@@ -157,7 +157,8 @@ def sampled(row: Row, values: list[Gaussian], seed: int = 1) -> tuple[list[Tenso
     if row.rows:
         results = plain(row, [d.flatten(0, 1) for d in draws])
         return [out.reshape(SAMPLES, -1, *out.shape[1:]) for out in results], z
-    rows = [plain(row, list(d)) for d in zip(*draws, strict=True)]
+    count = len(moments(row, values))
+    rows = [plain(row, list(d), count) for d in zip(*draws, strict=True)]
     return [torch.stack(out) for out in zip(*rows, strict=True)], z
 
 

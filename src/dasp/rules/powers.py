@@ -51,11 +51,12 @@ def _relative(m: Tensor, v: Tensor) -> Tensor:
     return torch.log1p(v / m.square())
 
 
-def _over(c: Tensor, change: Tensor, limit: float | Tensor) -> Tensor:
-    """`change / (v / m^2)`, given `c = log(1 + v / m^2)`; `limit` at 0."""
-    some = c > 0
-    ratio = change / torch.expm1(c).where(some, torch.ones_like(c))
-    return ratio.where(some, torch.ones_like(c) * limit)
+def growth(c: Tensor, p: float | Tensor) -> Tensor:
+    """`(exp(p c) - 1) / (exp(c) - 1)` for c >= 0, by its series `p (1 + (p-1) c/2 + (p-1)(2p-1) c^2/12)` near 0."""
+    near = c < torch.finfo(c.dtype).eps ** 0.25
+    far = c.where(~near, torch.ones_like(c))
+    series = p * (1 + (p - 1) * c * (0.5 + (2 * p - 1) / 12 * c))
+    return torch.where(near, series, torch.expm1(p * far) / torch.expm1(far))
 
 
 def lognormal_power(m: Tensor, v: Tensor, p: float | Tensor) -> Moments:
@@ -65,7 +66,7 @@ def lognormal_power(m: Tensor, v: Tensor, p: float | Tensor) -> Moments:
     """
     c = _relative(m, v)
     mean = m**p * torch.exp(p * (p - 1) / 2 * c)
-    return Moments(mean, mean.square() * torch.expm1(p * p * c), mean / m * _over(c, torch.expm1(p * c), p))
+    return Moments(mean, mean.square() * torch.expm1(p * p * c), mean / m * growth(c, p))
 
 
 @elementwise(aten.sqrt.default, exact=False, pole=0.0)
@@ -93,7 +94,10 @@ def inverse(m: Tensor, v: Tensor) -> Moments:
 def logarithm(m: Tensor, v: Tensor) -> Moments:
     """`log X` for a lognormal X: `E = log m - c/2`, `Var = c = log(1 + v/m^2)`, `Cov(log X, X) = m c`."""
     c = _relative(m, v)
-    return Moments(torch.log(m) - c / 2, c, _over(c, c, 1.0) / m)
+    near = c < torch.finfo(c.dtype).eps ** 0.25
+    far = c.where(~near, torch.ones_like(c))
+    share = torch.where(near, 1 - c / 2 + c.square() / 12, far / torch.expm1(far))
+    return Moments(torch.log(m) - c / 2, c, share / m)
 
 
 def _log_in(base: float, m: Tensor, v: Tensor) -> Moments:
