@@ -1,9 +1,14 @@
-"""Recurrent networks, transformers and a residual network: error of the propagation against exact enumeration.
+"""Recurrent networks, transformers and a residual network: error of the propagation against exact enumeration, and its cost.
 
-    python benchmarks/architectures.py [--out out/architectures] [--inputs 20] [--only NAME ...]
+    python benchmarks/architectures.py [--out out/architectures] [--inputs 20] [--only NAME ...] [--page docs/architectures.md]
 
 Trains each network once (kept in --out), on tasks that need tokens or patches to interact; explains held-out inputs over 12
-tokens, steps or 16 patches against a zero baseline; enumerates all coalitions. Prints a table, writes architectures.json.
+tokens, steps or 16 patches against a zero baseline; enumerates all coalitions. Prints two tables, writes architectures.json,
+and puts the tables into a page that has a place for them.
+
+"Gaussian inputs" are the Gaussian idea without any rule: with the exact ends and the nodes of Lobatto's rule, the mean output
+over inputs that are Gaussian with the mean and variance of random coalitions is differentiated by sampling; the error is found
+from two independent halves, so that noise adds nothing to it. What "as Gaussian inputs" lacks to it is the rules' share.
 """
 
 from __future__ import annotations
@@ -22,16 +27,23 @@ from torch import Tensor, nn
 
 import dasp
 from dasp.experiments.files import replace_file, write_text
+from dasp.special import lobatto
 
 TOKENS, WORDS, WIDTH = 12, 16, 32
+LOBATTO: dict[str, Any] = {"nodes": 5, "rule": "lobatto", "mixture": 0}
 SETTINGS: dict[str, dasp.Estimator] = {
     "default": dasp.Propagation(),
-    "not conditioned": dasp.Propagation(condition=False),
-    "mixture 1": dasp.Propagation(mixture=1),
+    "default, not conditioned": dasp.Propagation(condition=False),
     "mixture 2": dasp.Propagation(mixture=2),
+    "nobody enumerated": dasp.Propagation(**LOBATTO),
+    "as Gaussian inputs": dasp.Propagation(**LOBATTO, condition=False),
     "diagonal": dasp.Propagation(rank=0),
+    "12 permutations": dasp.PermutationSampling(permutations=12),
     "64 permutations": dasp.PermutationSampling(permutations=64),
 }
+GAUSSIAN, INTEGRATED = "Gaussian inputs", "Integrated Gradients"
+BATCH = 32
+REPEATS = 5
 
 
 def order(ids: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -200,8 +212,51 @@ def measured(name: str, case: Case, count: int, out: Path) -> dict[str, Any]:
         result = explainer(x, targets)
         seconds = (time.perf_counter() - start) / len(x)
         rows[label] = {"errors": errors(result.per_player[:, 0].double(), exact).tolist(), "seconds": seconds}
-    rows["Integrated Gradients"] = {"errors": errors(integrated(model, x, targets, players), exact).tolist()}
-    return {"accuracy": accuracy, "rows": rows}
+    rows[INTEGRATED] = {"errors": errors(integrated(model, x, targets, players), exact).tolist()}
+    halves = [gaussian_inputs(model, x, targets, players, seed) - exact for seed in (0, 1)]
+    squares = (halves[0] * halves[1]).sum(1).clamp(min=0)
+    rows[GAUSSIAN] = {"errors": (squares.sqrt() / exact.norm(dim=1)).tolist()}
+    inputs, _ = drawn(case, BATCH, 30_000)
+    return {"accuracy": accuracy, "rows": rows, "forwards": forwards(model, embedded(model, inputs).detach(), players)}
+
+
+def forwards(model: nn.Module, x: Tensor, players: Any) -> float:
+    """Time of the default, in plain forward passes of the same batch: the median of pairs."""
+    with torch.no_grad():
+        targets = model(x).argmax(1)
+    explainer = dasp.Explainer(model, 0.0, players=players)
+    explainer(x, targets)
+    ratios = []
+    for _ in range(REPEATS):
+        with torch.no_grad():
+            start = time.perf_counter()
+            for _ in range(20):
+                model(x)
+            plain = (time.perf_counter() - start) / 20
+        start = time.perf_counter()
+        explainer(x, targets)
+        ratios.append((time.perf_counter() - start) / plain)
+    return float(torch.tensor(ratios).median())
+
+
+def gaussian_inputs(model: nn.Module, x: Tensor, targets: Tensor, players: Any, seed: int, samples: int = 2000) -> Tensor:
+    """Values from Gaussian inputs, without rules, (B, players): `E d/dq f(b + z (x - b))`, `z = q + sqrt(q (1 - q)) e`."""
+    quadrature = lobatto(LOBATTO["nodes"])
+    ends = dasp.Explainer(model, 0.0, method=dasp.Propagation(nodes=2, rule="lobatto", mixture=0), players=players)
+    total = 2 * quadrature.weights[0] * ends(x, targets).per_player[:, 0].double()
+    labels = players.build([tuple(x.shape[1:])]).labels[0]
+    count = int(labels.max()) + 1
+    generator = torch.Generator().manual_seed(seed)
+    for row, target in enumerate(targets.tolist()):
+        for node, weight in zip(quadrature.nodes[1:-1], quadrature.weights[1:-1], strict=True):
+            for size in [500] * (samples // 500):
+                q = torch.full((count,), node, requires_grad=True)
+                noise = torch.randn(size // 2, count, generator=generator)
+                present = q + (q * (1 - q)).sqrt() * torch.cat((noise, -noise))
+                value = model(present[:, labels] * x[row])[:, target].mean()
+                (slope,) = torch.autograd.grad(value, q)
+                total[row] += weight * slope.double() * size / samples
+    return total
 
 
 def integrated(model: nn.Module, x: Tensor, targets: Tensor, players: Any) -> Tensor:
@@ -218,17 +273,46 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/architectures"))
     parser.add_argument("--inputs", type=int, default=20)
     parser.add_argument("--only", nargs="+", choices=tuple(CASES), default=tuple(CASES))
+    parser.add_argument("--page", type=Path, help="a page with a place for the table, marked by comments")
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     found = {}
-    labels = [*SETTINGS, "Integrated Gradients"]
-    print("| network | accuracy | " + " | ".join(labels) + " |\n| --- | ---: |" + " ---: |" * len(labels))
     for name in options.only:
         found[name] = measured(name, CASES[name], options.inputs, options.out)
-        means = [torch.tensor(found[name]["rows"][label]["errors"]).mean() for label in labels]
-        print(f"| {name} | {found[name]['accuracy']:.3f} | " + " | ".join(f"{mean:.3f}" for mean in means) + " |", flush=True)
+        print(f"{name}: {mean_and_median(found[name]['rows']['default'])}", flush=True)
     write_text(options.out / "architectures.json", json.dumps(found, indent=1) + "\n")
+    text = table(found)
+    print(text)
+    if options.page is not None:
+        write_text(options.page, between_marks(options.page.read_text(), "architectures", text))
+
+
+def mean_and_median(row: dict[str, Any]) -> str:
+    """Both, as errors of a row."""
+    values = torch.tensor(row["errors"])
+    return f"{values.mean():.3f} ({values.median():.3f})"
+
+
+def table(found: dict[str, Any]) -> str:
+    """Errors by network and setting, and what an explanation costs."""
+    labels = [*SETTINGS, GAUSSIAN, INTEGRATED]
+    lines = ["| error, mean (median) | " + " | ".join(found) + " |", "| --- |" + " ---: |" * len(found)]
+    for label in labels:
+        lines.append(f"| {label} | " + " | ".join(mean_and_median(one["rows"][label]) for one in found.values()) + " |")
+    lines.append("| accuracy of the network | " + " | ".join(f"{one['accuracy']:.3f}" for one in found.values()) + " |")
+    times = [1e3 * one["rows"]["default"]["seconds"] for one in found.values()]
+    lines.append("| default, ms an input | " + " | ".join(f"{time:.1f}" for time in times) + " |")
+    costs = [f"{one['forwards']:.0f}" for one in found.values()]
+    lines.append(f"| default, forwards of a batch of {BATCH} | " + " | ".join(costs) + " |")
+    return "\n".join(lines)
+
+
+def between_marks(page: str, name: str, text: str) -> str:
+    """The page with a text in the place that comments mark."""
+    start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
+    head, rest = page.split(start)
+    return f"{head}{start}\n{text}\n{end}{rest.split(end)[1]}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measure every rule that is not exact, and write the table of docs/rules.md and the figures that `dasp check` shows.
+"""Measure every rule where it is not exact, and write the table of docs/rules.md and the figures that `dasp check` shows.
 
     python benchmarks/rules.py [--new]
 
@@ -28,6 +28,8 @@ PAGE = ROOT / "docs" / "rules.md"
 START, END = "<!-- rules:start -->", "<!-- rules:end -->"
 SAMPLES = 200_000
 VARIANCES = (0.5, 0.2, 0.0, 0.8, 0.4)
+EXACT, APPROXIMATE = "exact", "approximate"
+EITHER = "exact or approximate"
 
 sys.path.insert(0, str(ROOT / "tests"))
 import rule_rows  # noqa: E402 - the tests are no package
@@ -56,16 +58,18 @@ def main() -> None:
 
 
 def measured(rule: Rule) -> dict[str, Any]:
-    """Figures for one random argument, where the rule is approximate, and for several, where it is then."""
-    entry = {}
-    rows = [row for row in rule_rows.TABLE if row.op is rule.op and not row.affine]
-    one = [row for row in rows if count(row) == 1]
-    several = [row for row in rows if count(row) > 1]
-    if one and not rule.exact:
-        entry["one"] = largest(one)
-    if several and (not rule.exact or any(row.tolerance for row in several)):
-        entry["several"] = largest(several)
-    return entry
+    """Figures of the approximate calls with one random argument, and of those with several."""
+    rows = [row for row in rows_of(rule) if not is_exact(rule, row)]
+    parted = {"one": [row for row in rows if len(random(row)) == 1], "several": [row for row in rows if len(random(row)) > 1]}
+    return {name: largest(some) for name, some in parted.items() if some}
+
+
+def rows_of(rule: Rule) -> list[Any]:
+    return [row for row in rule_rows.TABLE if row.op is rule.op]
+
+
+def is_exact(rule: Rule, row: Any) -> bool:
+    return rule.is_exact(random(row), row.args)
 
 
 def largest(rows: list[Any]) -> dict[str, float]:
@@ -86,9 +90,10 @@ def sample(row: Any) -> Sample:
     return Sample([one(argument) for argument in row.args], row.kwargs, row.rows)
 
 
-def count(row: Any) -> int:
-    """Number of random arguments."""
-    return sum(isinstance(argument, Random) for argument in sample(row).flat)
+def random(row: Any) -> list[int]:
+    """Positions of the random arguments."""
+    lists = [argument if isinstance(argument, list) else [argument] for argument in row.args]
+    return [i for i, some in enumerate(lists) if any(isinstance(one, rule_rows.X) for one in some)]
 
 
 def table() -> str:
@@ -97,19 +102,29 @@ def table() -> str:
     for op in sorted(RULES.ops(), key=str):
         rule, entry = RULES.find(op), figures().get(str(op))
         assert rule is not None
-        one = entry.one if entry else None
-        lines.append(line(str(op), rule.exact, one if entry is None or one or rule.exact else entry.several))
-        if entry is not None and entry.several is not None and (rule.exact or entry.one):
-            lines.append(line(f"{op}, several random arguments", False, entry.several))
+        one, several = (None, None) if entry is None else (entry.one, entry.several)
+        first = kind(rule)
+        lines.append(line(f"`{op}`", first, one or (several if first != EXACT else None)))
+        if several is not None and (one is not None or first == EXACT):
+            lines.append(line(f"`{op}`, several random arguments", APPROXIMATE, several))
     return "\n".join(lines)
 
 
-def line(op: str, exact: bool, found: Figures | None) -> str:
-    if exact:
-        return f"| `{op}` | exact | | |" if "," not in op else f"| `{op.split(',')[0]}`,{op.split(',')[1]} | exact | | |"
-    name, _, more = op.partition(",")
+def kind(rule: Rule) -> str:
+    """What holds with as few random arguments as possible."""
+    if rule.exact_if is None:
+        return EXACT if rule.exact else APPROXIMATE
+    rows = rows_of(rule)
+    fewest = min(len(random(row)) for row in rows)
+    found = {is_exact(rule, row) for row in rows if len(random(row)) == fewest}
+    return EITHER if len(found) > 1 else EXACT if found == {True} else APPROXIMATE
+
+
+def line(name: str, kind: str, found: Figures | None) -> str:
+    if kind == EXACT:
+        return f"| {name} | {kind} | | |"
     mean, deviation = ("not measured",) * 2 if found is None else (shown(found.mean, found), shown(found.deviation, found))
-    return f"| `{name}`{',' if more else ''}{more} | approximate | {mean} | {deviation} |"
+    return f"| {name} | {kind} | {mean} | {deviation} |"
 
 
 if __name__ == "__main__":

@@ -26,21 +26,29 @@ def main() -> None:
     model = BertForSequenceClassification(config).eval()
 
     explainer = dasp.huggingface.TextExplainer(model, tokenizer)  # absent tokens become [MASK]
-    result = explainer(["the film was not very good", "i liked the plot but it was dull and very bad"], "good")
+    show(explainer(["the film was not very good", "i liked the plot but it was dull and very bad"], "good"))
+    show(explainer([("the film was dull", "it was not very good")], "bad"))  # a pair of texts, as the tokenizer joins them
+
+
+def show(result: dasp.Attribution) -> None:
+    """A line a text: its tokens, with what each adds to the score."""
     assert result.tokens is not None
     for tokens, values, output in zip(result.tokens, result.values.tolist(), result.output.tolist(), strict=True):
         print(" ".join(f"{token} {value:+.2f}" for token, value in zip(tokens, values, strict=True)), f"-> {output:.2f}")
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word, between [CLS] and [SEP]."""
+    """One token a word, between [CLS] and [SEP]; the second text of a pair is of type 1 and ends in [SEP], too."""
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
     ids = {word: i for i, word in enumerate([*special.values(), *WORDS])}
     inner = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     around = [(name, ids[name]) for name in ("[CLS]", "[SEP]")]
-    inner.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=around)
-    return PreTrainedTokenizerFast(tokenizer_object=inner, **special)
+    inner.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=around
+    )
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(tokenizer_object=inner, model_input_names=names, **special)
 
 
 if __name__ == "__main__":

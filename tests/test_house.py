@@ -29,6 +29,7 @@ ORDER = (
     "remedies",
     "rewrite",
     "graph",
+    "folding",
     "propagate",
     "foreign",
     "model",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import subprocess
 import sys
 from typing import Any
@@ -25,6 +26,11 @@ SIZES = {
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
+    return of_words()
+
+
+def of_words(**options: Any) -> Any:
+    """A token a word, [CLS] and [SEP] around texts; the second of a pair is of type 1, where `model_input_names` ask for it."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -32,10 +38,10 @@ def tokenizer() -> Any:
     inner = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     inner.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, **names)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, **names, **options)
 
 
 def build(name: str) -> nn.Module:
@@ -148,6 +154,88 @@ def test_positions_stay_when_tokens_are_absent() -> None:
         nothing = model(input_ids=torch.zeros_like(ids), attention_mask=mask, position_ids=places).logits
     torch.testing.assert_close(result.output, own[:, 1])
     torch.testing.assert_close(result.base_value, nothing[:, 1])
+
+
+TYPED = ["input_ids", "token_type_ids", "attention_mask"]
+PAIRS = [("the cat sat on", "a red dog"), ("a bird saw the hill", "green bird fly over")]
+
+
+def enumerated(model: nn.Module, encoded: Any, row: int, target: int, players: list[int], absent: int) -> Tensor:
+    """Shapley values of some tokens of one row, (players,), by the formula, from the model's own logits."""
+    n = len(players)
+    coalitions = torch.arange(2**n).unsqueeze(1).bitwise_right_shift(torch.arange(n)) % 2 == 1
+    given = {name: value[row].expand(2**n, -1) for name, value in encoded.items()}
+    ids = given["input_ids"].clone()
+    ids[:, players] = ids[:, players].where(coalitions, absent)
+    with torch.no_grad():
+        logits = model(**{**given, "input_ids": ids}).logits
+    scores = (logits if logits.dim() == 2 else logits[:, int(given["attention_mask"][0].sum()) - 1])[:, target].double()
+    sizes = coalitions.sum(1)
+    values = []
+    for i in range(n):
+        without = (~coalitions[:, i]).nonzero()[:, 0]
+        weight = torch.tensor([1 / (n * math.comb(n - 1, int(s))) for s in sizes[without]], dtype=torch.float64)
+        values.append((weight * (scores[without + 2**i] - scores[without])).sum())
+    return torch.stack(values)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "gpt2", "llama"])
+def test_pairs_of_texts_against_the_models_own_logits(name: str) -> None:
+    model = build(name)
+    typed = of_words(model_input_names=TYPED if name == "bert" else TYPED[::2])
+    encoded = typed(*map(list, zip(*PAIRS, strict=True)), return_tensors="pt", padding=True)
+    assert ("token_type_ids" in encoded) == (name == "bert")
+    result = TextExplainer(model, typed, method=dasp.Exact())(PAIRS, 1)
+    assert result.tokens is not None
+    assert " ".join(result.tokens[0]) == "[CLS] the cat sat on [SEP] a red dog [SEP] [PAD] [PAD]"
+    special = torch.isin(encoded["input_ids"], torch.tensor(typed.all_special_ids))
+    assert special.sum(1).tolist() == [5, 3]  # [CLS], twice [SEP], and the padding of the shorter pair
+    assert result.per_player[:, 0][special].abs().max() < 1e-12
+    for row in range(2):
+        players = (~special[row]).nonzero()[:, 0].tolist()
+        expected = enumerated(model, encoded, row, 1, players, absent=4)
+        torch.testing.assert_close(result.per_player[row, 0, players].double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_second_text_of_a_pair_is_told_from_the_first() -> None:
+    model, types = build("bert"), of_words(model_input_names=TYPED)
+    with_types = TextExplainer(model, types, method=dasp.Exact())(PAIRS[:1], 1)
+    without = TextExplainer(model, of_words(), method=dasp.Exact())(PAIRS[:1], 1)
+    assert (with_types.output - without.output).abs() > 0.1
+    encoded = types(*map(list, zip(*PAIRS[:1], strict=True)), return_tensors="pt")
+    given = TextExplainer(model, baseline=4, method=dasp.Exact())(
+        encoded["input_ids"], 1, token_type_ids=encoded["token_type_ids"]
+    )
+    torch.testing.assert_close(given.output, with_types.output)
+    words = [1, 2, 3, 4, 6, 7, 8]  # without a tokenizer nobody knows that the others are special
+    assert given.per_player[0, 0, [0, 5, 9]].abs().min() > 0
+    assert with_types.per_player[0, 0, words].abs().min() > 0
+
+
+@pytest.mark.parametrize(("method", "near"), [(dasp.Exact(), 1e-5), (dasp.Propagation(), 1e-4)])
+def test_pairs_of_different_lengths_are_each_as_alone(method: dasp.Estimator, near: float) -> None:
+    explainer = TextExplainer(build("bert"), of_words(model_input_names=TYPED), method=method)
+    pairs = [*PAIRS, ("the hill", "a mat")]
+    together = explainer(pairs, 2)
+    assert together.tokens is not None
+    for row, pair in enumerate(pairs):
+        alone = explainer([pair], 2)
+        kept = [i for i, token in enumerate(together.tokens[row]) if token != "[PAD]"]
+        torch.testing.assert_close(together.output[row], alone.output[0], rtol=1e-4, atol=1e-5)
+        far = (together.per_player[row, 0, kept] - alone.per_player[0, 0]).norm()
+        assert far < near * alone.per_player.norm()
+        padding = [i for i in range(12) if i not in kept]
+        assert together.per_player[row, 0, [0, *padding]].abs().max() < 1e-12
+
+
+def test_pairs_by_propagation() -> None:
+    model, tokenizer = build("bert"), of_words(model_input_names=TYPED)
+    words = [WORDS[i] for i in torch.randint(0, 15, (90,), generator=torch.Generator().manual_seed(3)).tolist()]
+    pairs = [(" ".join(words[9 * i : 9 * i + 5]), " ".join(words[9 * i + 5 : 9 * i + 9])) for i in range(10)]
+    found = TextExplainer(model, tokenizer)(pairs, 1)
+    truth = TextExplainer(model, tokenizer, method=dasp.Exact())(pairs, 1)
+    print(f"pairs: {relative(found, truth):.4f}")
+    assert relative(found, truth) < 0.12
 
 
 @pytest.mark.parametrize("position", [2, -2])
@@ -275,6 +363,17 @@ def test_wrong_inputs(tokenizer: Any) -> None:
         explainer(torch.rand(2, 4), 0)
     with pytest.raises(dasp.InputTypeError, match="a list of texts"):
         explainer([1, 2], 0)  # type: ignore[list-item]
+    with pytest.raises(dasp.InputTypeError, match="single texts and pairs in one list; explain them apart"):
+        explainer(["the cat", ("the cat", "a dog")], 0)  # type: ignore[list-item]
+    with pytest.raises(dasp.InputTypeError, match="a pair is a tuple of two texts"):
+        explainer([("the cat", "a dog", "sat")], 0)  # type: ignore[list-item]
+    with pytest.raises(dasp.InputError, match="token_type_ids: goes with token ids"):
+        explainer(TEXTS, 0, token_type_ids=torch.zeros(2, 10, dtype=torch.long))
+    with pytest.raises(dasp.InputError, match=r"token_type_ids: shape \(2, 2\)"):
+        explainer(torch.ones(2, 3, dtype=torch.long), 0, token_type_ids=torch.zeros(2, 2, dtype=torch.long))
+    with pytest.raises(dasp.InputError, match="token_type_ids: DistilBertForSequenceClassification takes none"):
+        ids = torch.ones(2, 3, dtype=torch.long)
+        TextExplainer(build("distilbert"), tokenizer)(ids, 0, token_type_ids=torch.zeros_like(ids))
     with pytest.raises(dasp.InputError, match="say which token"):
         TextExplainer(build("bert, tokens"), tokenizer)(TEXTS, 0)
     with pytest.raises(dasp.InputTypeError, match="expected a whole number, got float"):

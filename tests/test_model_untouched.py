@@ -17,6 +17,8 @@ METHODS = {
     "mixture": dasp.Propagation(mixture=2),
     "exact": dasp.Exact(),
     "sampling": dasp.PermutationSampling(permutations=4),
+    "gradients": dasp.VertexGradients(samples=8),
+    "regression": dasp.Regression(budget=40),
 }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dasp
+from dasp.model import Model
 
 FEATURES = 8
 
@@ -56,36 +58,6 @@ def two_layers(g: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
     return lambda s, x: g(s.b(g(s.a(x))))
 
 
-RIGHT: dict[str, tuple[Callable[..., Tensor], float]] = {
-    # captum DeepLift 1.39 for both: it hooks modules, and there are none.
-    "F.relu": (two_layers(F.relu), 0.05),
-    "ReLU built in forward": (two_layers(lambda x: nn.ReLU()(x)), 0.05),
-    # captum DeepLift 1.22, 1.13, 0.72.
-    "GELU": (two_layers(lambda x: nn.GELU()(x)), 0.05),
-    "tanh GELU": (two_layers(lambda x: F.gelu(x, approximate="tanh")), 0.05),
-    "SiLU": (two_layers(lambda x: nn.SiLU()(x)), 0.05),
-    "Hardswish": (two_layers(lambda x: nn.Hardswish()(x)), 0.05),
-    # captum DeepLift 0.66.
-    "gated product": (lambda s, x: s.a(x) * torch.sigmoid(s.b(F.relu(s.a(x)))), 0.08),
-}
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_activations_however_they_are_written(name: str) -> None:
-    body, bound = RIGHT[name]
-    model = Written(body)
-    assert error(explained(model, rows()), explained(model, rows(), method=dasp.Exact())) < bound
-
-
-def test_captum_deeplift_on_the_same_network_for_the_record() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        captum = pytest.importorskip("captum.attr")
-        model = Written(RIGHT["F.relu"][0])
-        found = captum.DeepLift(model).attribute(rows(), torch.zeros(1, FEATURES)).detach()
-    assert error(found, explained(model, rows(), method=dasp.Exact())) > 0.3
-
-
 class Lstm(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -96,14 +68,10 @@ class Lstm(nn.Module):
         return self.last(self.cell(x.unflatten(1, (4, 2)))[0][:, -1])
 
 
-def test_an_lstm_comes_apart_into_gates() -> None:
-    # captum DeepLift 0.53.
-    assert error(explained(Lstm(), rows()), explained(Lstm(), rows(), method=dasp.Exact())) < 0.05
-
-
 class Encoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
+        torch.manual_seed(2)
         self.layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
         self.last = nn.Linear(4, 1)
 
@@ -111,23 +79,91 @@ class Encoder(nn.Module):
         return self.last(self.layer(x.unflatten(1, (2, 4))).mean(1))
 
 
-def test_layer_norm_and_a_transformer_are_near_the_truth() -> None:
-    # captum DeepLift 0.36 and 0.78, without a word.
-    torch.manual_seed(2)
-    normed = nn.Sequential(nn.Linear(8, 4), nn.LayerNorm(4), nn.Linear(4, 1)).eval()
-    for model in (normed, Encoder().eval()):
-        found, truth = explained(model, rows()), explained(model, rows(), method=dasp.Exact())
-        assert error(found, truth) < 0.4
+class Normed(nn.Module):
+    def __init__(self, width: int, body: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.first, self.norm, self.last = nn.Linear(FEATURES, width), nn.LayerNorm(width), nn.Linear(width, 1)
+        self.body = body
+
+    def forward(self, x: Tensor) -> Any:
+        return self.last(self.body(self.norm(self.first(x))))
 
 
-def test_a_softmax_output_is_right_and_independent_of_the_batch() -> None:
-    # captum DeepLift 2.20 and different in other company; shap DeepExplainer 2.18 with its additivity check passing.
-    model = nn.Sequential(Written(two_layers(F.relu), outputs=4), nn.Softmax(-1)).double()
-    x = rows().double()
-    together = explained(model, x, 2)
-    alone = torch.cat([explained(model, x[i : i + 1], 2) for i in range(len(x))])
-    torch.testing.assert_close(together, alone, rtol=1e-10, atol=1e-12)
-    assert error(together, explained(model, x, 2, dasp.Exact())) < 0.25
+@dataclass(frozen=True)
+class Case:
+    """A network of a kind on which others are wrong.
+
+    Attributes:
+        model: makes it.
+        bound: of our error against enumeration, about one and a half times what was measured.
+        theirs: how many times farther off captum's DeepLift is here, at least; half of what was measured.
+        target: the output to explain.
+    """
+
+    model: Callable[[], nn.Module]
+    bound: float
+    theirs: float
+    target: int | None = None
+
+
+def written(g: Callable[[Tensor], Tensor]) -> Callable[[], nn.Module]:
+    return lambda: Written(two_layers(g))
+
+
+def probabilities(last: nn.Module) -> Callable[[], nn.Module]:
+    return lambda: nn.Sequential(Written(two_layers(F.relu), outputs=4), last)
+
+
+# The errors of captum's DeepLift in the comments are those of the survey, on its own networks; 1.39 for both kinds of ReLU,
+# since it hooks modules, and there are none. shap's DeepExplainer passes its additivity check at 2.18 on a softmax.
+WRONG_ELSEWHERE: dict[str, Case] = {
+    "F.relu": Case(written(F.relu), 0.026, 15),
+    "ReLU built in forward": Case(written(lambda x: nn.ReLU()(x)), 0.026, 15),
+    "GELU": Case(written(lambda x: nn.GELU()(x)), 0.0065, 60),  # 1.22
+    "tanh GELU": Case(written(lambda x: F.gelu(x, approximate="tanh")), 0.0065, 60),
+    "SiLU": Case(written(lambda x: nn.SiLU()(x)), 0.004, 70),  # 1.13
+    "Hardswish": Case(written(lambda x: nn.Hardswish()(x)), 0.002, 150),  # 0.72
+    "gated product": Case(lambda: Written(lambda s, x: s.a(x) * torch.sigmoid(s.b(F.relu(s.a(x))))), 0.0045, 50),  # 0.66
+    "LayerNorm": Case(lambda: Normed(4, lambda x: x), 0.075, 6),  # 0.36
+    "LayerNorm of 16": Case(lambda: Normed(16, F.gelu), 0.025, 10),
+    "LSTM": Case(Lstm, 0.001, 200),  # 0.53
+    "TransformerEncoderLayer": Case(Encoder, 0.12, 5),  # 0.78
+    "softmax": Case(probabilities(nn.Softmax(-1)), 0.09, 100, target=2),  # 2.20
+    "log-softmax": Case(probabilities(nn.LogSoftmax(-1)), 0.085, 10, target=2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG_ELSEWHERE)
+def test_networks_on_which_others_are_wrong_are_near_the_truth(name: str) -> None:
+    case = WRONG_ELSEWHERE[name]
+    model = case.model().eval()
+    truth = explained(model, rows(), case.target, dasp.Exact())
+    assert error(explained(model, rows(), case.target), truth) < case.bound
+
+
+@pytest.mark.parametrize("name", WRONG_ELSEWHERE)
+def test_values_do_not_depend_on_the_batch_that_a_row_came_in(name: str) -> None:
+    """captum's DeepLift of a softmax output does: 45 times the largest value on the network here."""
+    case = WRONG_ELSEWHERE[name]
+    model, x = Model(case.model().eval().double()), rows().double()
+    together = explained(model, x, case.target)
+    alone = torch.cat([explained(model, x[i : i + 1], case.target) for i in range(len(x))])
+    others = explained(model, torch.cat((100 * x[:1], x.flip(0), x[3:])), case.target)[1 : len(x) + 1].flip(0)
+    for found in (alone, others):
+        torch.testing.assert_close(found, together, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", WRONG_ELSEWHERE)
+def test_captum_deeplift_on_the_same_network_for_the_record(name: str) -> None:
+    case = WRONG_ELSEWHERE[name]
+    model = case.model().eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        captum = pytest.importorskip("captum.attr")
+        theirs = captum.DeepLift(model).attribute(rows(), torch.zeros(1, FEATURES), target=case.target).detach()
+    truth = explained(model, rows(), case.target, dasp.Exact())
+    assert error(theirs, truth) > case.theirs * error(explained(model, rows(), case.target), truth)
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e6])

@@ -54,6 +54,18 @@ class Residual(nn.Module):
         return self.last(self.pool(h).flatten(1))
 
 
+class Attention(nn.Module):
+    """Tokens that attend to each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(4, 12), nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.last(nn.functional.scaled_dot_product_attention(*self.first(x).chunk(3, -1)).mean(1))
+
+
 @pytest.fixture(scope="module")
 def cnn() -> dasp.Model:
     """One captured network for many tests."""
@@ -174,7 +186,7 @@ def test_two_lobatto_nodes_are_the_mean_of_first_and_last_contribution() -> None
 
 
 def test_a_subspace_of_all_directions_is_the_full_covariance(cnn: dasp.Model) -> None:
-    full = explained(cnn, images(), 1, rank="full", condition=False, nodes=4)
+    full = explained(cnn, images(), 1, rank="full", condition=False, nodes=4, mixture=0)
     torch.testing.assert_close(explained(cnn, images(), 1, rank=16, nodes=4), full, rtol=1e-8, atol=1e-12)
     assert (explained(cnn, images(), 1, rank=2, nodes=4) - full).abs().max() > 1e-6
 
@@ -190,13 +202,19 @@ def test_settings_record_every_choice(cnn: dasp.Model) -> None:
     result = dasp.Explainer(cnn)(images(), 1)
     assert json.loads(json.dumps(result.settings)) == result.settings
     assert {name: result.settings[name] for name in ("nodes", "rule", "rank", "mixture", "condition", "seed")} == {
-        "nodes": 5, "rule": "lobatto", "rank": "full", "mixture": 0, "condition": True, "seed": 0
+        "nodes": 4, "rule": "lobatto", "rank": "full", "mixture": 1, "condition": True, "seed": 0
     }  # fmt: skip
-    assert result.propagations == 3
+    assert result.propagations == 4
     assert result.evaluations == 2 * 16 + 2
     again = dasp.Propagation(**{k: v for k, v in result.settings.items() if k not in ("rows_at_once", "nodes_at_once")})
     torch.testing.assert_close(explained(cnn, images(), 1, method=again), result.values, rtol=0, atol=0)
     many = dasp.Explainer(nn.Sequential(nn.Linear(100, 3), nn.ReLU(), nn.Linear(3, 1)))(torch.randn(1, 100)).settings
+    smooth = dasp.Explainer(nn.Sequential(nn.Linear(9, 3), nn.Tanh(), nn.Linear(3, 1)))(torch.randn(1, 9)).settings
+    assert (smooth["nodes"], smooth["mixture"]) == (4, 1)
+    attention = dasp.Explainer(Attention(), players=dasp.players.tokens())(torch.randn(2, 7, 4)).settings
+    assert (attention["nodes"], attention["mixture"]) == (3, 1)
+    wide = dasp.Explainer(nn.Sequential(nn.Linear(33, 3), nn.Tanh(), nn.Linear(3, 1)))(torch.randn(1, 33)).settings
+    assert (wide["nodes"], wide["mixture"]) == (5, 0)
     assert (many["rule"], many["nodes"], many["rank"], many["condition"]) == ("legendre", 4, 64, False)
 
 
@@ -231,7 +249,8 @@ def test_little_memory_gives_the_same_values(mode: str, cnn: dasp.Model) -> None
     large = dasp.Explainer(cnn, method=propagation(mode))(x, 1)
     assert large.settings["rows_at_once"] >= 9
     options = {**MODES[mode], "rank": large.settings["rank"], "condition": large.settings["condition"]}
-    small = dasp.Explainer(cnn, method=dasp.Propagation(**options), memory=220_000)(x, 1)
+    options |= {"mixture": large.settings["mixture"], "nodes": large.settings["nodes"]}
+    small = dasp.Explainer(cnn, method=dasp.Propagation(**options), memory=440_000 if mode == "default" else 220_000)(x, 1)
     assert small.settings["rows_at_once"] < 9
     assert small.settings["nodes_at_once"] <= large.settings["nodes_at_once"]
     torch.testing.assert_close(small.values, large.values, rtol=1e-9, atol=1e-13)
@@ -368,7 +387,7 @@ class Scored(nn.Module):
     """Players 0 and 1 raise one score each, of the five that a softmax shares out."""
 
     def forward(self, x: Tensor) -> Any:
-        return torch.stack((x[:, 0], x[:, 2], x[:, 1], x[:, 3:].sum(1), x[:, 4]), 1).log_softmax(1)[:, 1]
+        return torch.stack((x[:, 0], x[:, 1], x[:, 2], x[:, 3:].sum(1), x[:, 4]), 1).log_softmax(1)[:, 2]
 
 
 LARGE = pytest.mark.xfail(strict=True, reason="of larger windows not every order of maxima is averaged")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import runpy
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +16,7 @@ from torch import Tensor
 
 import dasp
 from dasp.gaussian import Gaussian, LinearMap
-from dasp.rules import RULES, Context, Rule
-from dasp.rules.families import elementwise, linear, moves
+from dasp.rules import RULES, Context, Rule, elementwise, linear, moves
 from dasp.special import Moments
 from dasp.testing import AGAIN, CHECKS, Random, RuleError, Sample, check_rule, measure
 
@@ -79,6 +80,15 @@ def right(m: Tensor, v: Tensor, scale: float) -> Moments:
     )
 
 
+def haar_map(x: Tensor) -> Tensor:
+    return torch.cat((x[..., ::2] - x[..., 1::2], x[..., ::2] + x[..., 1::2]), -1)
+
+
+def sums(x: Tensor) -> Tensor:
+    both = x[..., ::2] + x[..., 1::2]
+    return torch.cat((both, both), -1)
+
+
 def of_cube(function: Function) -> None:
     elementwise(CUBE, exact=True)(function)
 
@@ -111,14 +121,7 @@ def test_a_rule_of_ones_own_is_registered_checked_and_explains() -> None:
 
     @linear(HAAR)
     def wavelet(op: Any, position: int, args: Any) -> LinearMap:
-        def total(x: Tensor) -> Tensor:
-            both = x[..., ::2] + x[..., 1::2]
-            return torch.cat((both, both), -1)
-
-        def map_(x: Tensor) -> Tensor:
-            return torch.cat((x[..., ::2] - x[..., 1::2], x[..., ::2] + x[..., 1::2]), -1)
-
-        return LinearMap(map_, map_, total, total)
+        return LinearMap(affine=haar_map, homogeneous=haar_map, squared=sums, reach=sums)
 
     for report in (check_rule(CUBE, CALL), check_rule(HAAR, (Random((2, 6)),))):
         assert report.passed
@@ -206,6 +209,13 @@ def in_place(m: Tensor, v: Tensor, scale: float) -> Moments:
     with torch.no_grad():
         m.mul_(2)
     return moments
+
+
+@pytest.mark.parametrize("op", [cube, torch.ops.dasp_tests.cube, torch.nn.functional.relu])
+def test_a_rule_for_what_is_no_overload_is_refused(op: Any) -> None:
+    """It would be looked up by its overload, and never found."""
+    with pytest.raises(dasp.InputTypeError, match=r"belongs to an overload.*<namespace>\.<name>\.default"):
+        elementwise(op, exact=True)(right)
 
 
 @pytest.mark.parametrize(
@@ -410,13 +420,17 @@ def test_the_example_on_the_page_runs() -> None:
     exec(compile(code, "docs/rules.md", "exec"), {"__name__": "__main__"})
 
 
-def test_the_table_on_the_page_has_the_operations_of_the_registry() -> None:
-    table = PAGE.split("<!-- rules:start -->")[1].split("<!-- rules:end -->")[0]
-    lines = re.findall(r"^\| `([\w.]+)` \| (exact|approximate) \|", table, re.MULTILINE)
-    found = {op: kind == "exact" for op, kind in lines}
-    rules = [rule for op in RULES.ops() if (rule := RULES.find(op)) is not None]
-    assert found == {str(rule.op): rule.exact for rule in rules}, "run python benchmarks/rules.py --new"
-    assert len(lines) == len(found)
+def test_the_table_on_the_page_is_that_of_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))  # the program adds the folder of the tests
+    table = PAGE.split("<!-- rules:start -->\n")[1].split("\n<!-- rules:end -->")[0]
+    program = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "rules.py"))
+    assert table == program["table"](), "run python benchmarks/rules.py --new"
+    kinds = dict(re.findall(r"^\| `([\w.]+)` \| (.*?) \|", table, re.MULTILINE))
+    assert set(kinds) == {str(op) for op in RULES.ops()}
+    assert kinds["aten.relu.default"] == kinds["aten.bmm.default"] == "exact"
+    assert kinds["aten.tanh.default"] == "approximate"
+    assert kinds["aten.div.Tensor"] == kinds["aten.pow.Tensor_Scalar"] == "exact or approximate"
+    assert "| `aten.bmm.default`, several random arguments | approximate |" in table
     assert "not measured" not in table
 
 

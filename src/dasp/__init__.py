@@ -24,6 +24,8 @@ from .estimators import Estimator as Estimator
 from .estimators import Exact as Exact
 from .estimators import PermutationSampling as PermutationSampling
 from .estimators import Propagation as Propagation
+from .estimators import Regression as Regression
+from .estimators import VertexGradients as VertexGradients
 from .explainer import Explainer as Explainer
 from .foreign import from_sklearn as from_sklearn
 from .game import Players as Players

@@ -27,9 +27,10 @@ _UNMEASURED = "not measured"
 def check(model: str, players: str | None, as_json: bool) -> None:
     """List the operations that random values reach, layer by layer: exact, approximate or missing.
 
-    The error of an approximate rule is the largest that was measured over its sample arguments, in percent of the result's
-    largest standard deviation; docs/rules.md has them all. Operations that act on one player's elements alone are run on both
-    of that player's states, which is exact, and are not listed.
+    An operation may be exact in one place and approximate in another, as a matrix product with known weights and one of two
+    random values. The error of an approximate one is the largest that was measured over such sample arguments, in percent of
+    the result's largest standard deviation; docs/rules.md has them all. Operations that act on one player's elements alone
+    are run on both of that player's states, which is exact, and are not listed.
 
     \b
     Exit codes:
@@ -54,20 +55,23 @@ def grouped(found: Sequence[OpSupport]) -> list[dict[str, Any]]:
     """One entry for each operation of each layer, in the order they come first, with the number of times."""
     lines = []
     for one, times in Counter(found).items():
-        entry = None if one.support is Support.MISSING else figures().get(one.op)
-        several = entry.several if entry is not None and one.support is Support.EXACT else None
         lines.append(
             {
                 "layer": one.layer,
                 "op": one.op,
                 "times": times,
                 "support": one.support.value,
-                "error": _numbers(entry.worst if entry is not None and one.support is Support.APPROXIMATE else None),
-                "error_if_several_random": _numbers(several),
+                "random_arguments": one.random,
+                "error": _numbers(_measured(one.op, one.random)) if one.support is Support.APPROXIMATE else None,
                 "instead": instead(one.op) if one.support is Support.MISSING else None,
             }
         )
     return lines
+
+
+def _measured(op: str, random: int) -> Figures | None:
+    entry = figures().get(op)
+    return None if entry is None else entry.of(random)
 
 
 def _numbers(found: Figures | None) -> dict[str, float] | None:
@@ -89,14 +93,13 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
 def _told(line: dict[str, Any]) -> str:
     if line["support"] == Support.MISSING.value:
         return "no rule"
-    entry = figures().get(line["op"])
-    if line["support"] == Support.EXACT.value:  # products are, where one factor is known
-        both = None if entry is None else entry.several
-        if both is None:
-            return ""
-        return f"{shown(both.mean, both)}, {shown(both.deviation, both)} if several arguments are random"
-    worst = None if entry is None else entry.worst
-    return _UNMEASURED if worst is None else f"{shown(worst.mean, worst)}, {shown(worst.deviation, worst)}"
+    random = line["random_arguments"]
+    several = f"({random} random arguments)" if random > 1 else ""
+    if line["support"] == Support.EXACT.value:
+        return several
+    found = _measured(line["op"], random)
+    error = _UNMEASURED if found is None else f"{shown(found.mean, found)}, {shown(found.deviation, found)}"
+    return f"{error} {several}".rstrip()
 
 
 def summary(counts: dict[str, int], lines: Sequence[dict[str, Any]]) -> str:

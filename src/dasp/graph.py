@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from traceback import walk_tb
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
+from torch.nn.utils.rnn import PackedSequence
 
 from .errors import CaptureError
 from .rewrite import keep_rows, pool_first
@@ -278,10 +280,38 @@ def capture(module: torch.nn.Module, inputs: Sequence[Tensor], extra: Sequence[A
         reason = " ".join(str(error).split())[:600]
         raise CaptureError(
             f"torch.export could not capture {type(module).__name__} as one graph: {type(error).__name__}: {reason}\n"
+            f"{_loops(module)}{_packing(error)}"
             "  Usual causes: branches or shapes that depend on values, a batch size written into the code, calls into numpy. "
             "Rewrite that part (torch.where instead of if, -1 or x.shape[0] in views), or explain this model with "
             "dasp.PermutationSampling() or dasp.Exact(), which only call it."
         ) from error
+
+
+def _loops(module: torch.nn.Module) -> str:
+    """What to do about Keras layers that loop over steps, "" where there are none; the loop fixes the number of rows."""
+    keras = [part for part in module.modules() if hasattr(part, "_flatten_layers")]
+    every = [layer for part in keras for layer in part._flatten_layers()]  # type: ignore[operator]
+    names = dict.fromkeys(layer.name for layer in every if getattr(layer, "unroll", True) is False)
+    if not names:
+        return ""
+    return (
+        f"  Keras layers loop over their steps unless they are unrolled: set unroll=True, or layer.unroll = True later, on "
+        f"{', '.join(names)}. (LSTM and GRU need it only with a mask, recurrent_dropout or reset_after=False.)\n"
+    )
+
+
+def _packing(error: BaseException) -> str:
+    """What to do about packed sequences, "" where the error did not come from code that packs."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    packed = any(isinstance(value, PackedSequence) for frame in frames for value in frame.f_locals.values())
+    if not packed and not any("pack_padded_sequence" in frame.f_code.co_names for frame in frames):
+        return ""
+    return (
+        "  It packs sequences, so that shapes hang on their lengths. Run the layer on the padded sequence instead and read it "
+        "where each row ends: out = layer(x)[0]; out[torch.arange(x.shape[0]), lengths - 1], or a mean under a mask made from "
+        "lengths, with lengths in additional_forward_args. Padding then changes nothing, except in the backward direction of a "
+        "bidirectional layer.\n"
+    )
 
 
 def _has_rows(argument: Any, rows: int) -> bool:

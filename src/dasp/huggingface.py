@@ -1,8 +1,9 @@
-"""Models of `transformers`, explained over the tokens of a text or the patches of an image.
+"""Models of `transformers`, explained over the tokens of a text, or of a pair of texts, or the patches of an image.
 
 A text's players are its tokens. An absent token is replaced by a baseline token (by [MASK], else by the padding token, else
 by the end-of-text token); special tokens and padding are the same in the baseline, so they get exactly 0. The attention
-mask and the positions of the text are kept, whatever is absent: also where a model would count them from the ids.
+mask, the token types and the positions of the text are kept, whatever is absent: also where a model would count them from
+the ids.
 """
 
 from __future__ import annotations
@@ -65,8 +66,9 @@ class _Scores(nn.Module):
         self.per_position = kind != "sequence" or self.scored
         self.causal = kind == "next token" or self.scored
         self.caches = hasattr(getattr(model, "config", None), "use_cache")
+        self.typed = _takes(model, "token_type_ids")
         self.padding = _padding_of_positions(model)
-        self.places = self.padding is not None or (self.causal and _takes_positions(model))
+        self.places = self.padding is not None or (self.causal and _takes(model, "position_ids"))
 
     def positions(self, ids: Tensor, mask: Tensor) -> Tensor | None:
         """Position ids of the rows, (rows, tokens), where the model takes other ones than 0, 1, 2, ... for each column.
@@ -80,14 +82,19 @@ class _Scores(nn.Module):
             return kept.cumsum(1) * kept + self.padding
         return ((mask != 0).long().cumsum(1) - 1).clamp(min=0)
 
-    def forward(self, ids: Tensor, mask: Tensor, position: Tensor, places: Tensor | None = None) -> Tensor:
+    def forward(
+        self, ids: Tensor, mask: Tensor, position: Tensor, places: Tensor | None = None, types: Tensor | None = None
+    ) -> Tensor:
         """Logits (rows, classes) of token ids and their attention mask, (rows, tokens) each.
 
-        `position` (rows,) is where a row is scored, `places` its position ids (rows, tokens), or None.
+        `position` (rows,) is where a row is scored; `places` its position ids and `types` its token types (rows, tokens), or
+        None.
         """
         options: dict[str, Any] = {"use_cache": False} if self.caches else {}
         if places is not None:
             options["position_ids"] = places
+        if types is not None:
+            options["token_type_ids"] = types
         options |= {"input_ids": ids, "attention_mask": mask, "return_dict": True}
         if self.scored:
             logits: Tensor = self.model.score(self.model.base_model(**options).last_hidden_state)  # type: ignore[operator]
@@ -107,8 +114,8 @@ def _padding_of_positions(model: nn.Module) -> int | None:
     return None
 
 
-def _takes_positions(model: nn.Module) -> bool:
-    return "position_ids" in inspect.signature(model.forward).parameters
+def _takes(model: nn.Module, argument: str) -> bool:
+    return argument in inspect.signature(model.forward).parameters
 
 
 class _Pixels(nn.Module):
@@ -167,18 +174,21 @@ class TextExplainer:
         self.model = Model(self._scores)
 
     def __call__(
-        self, texts: str | Sequence[str] | Tensor, target: Any = None, *, position: int | None = None,
-        attention_mask: Tensor | None = None, progress: bool = False,
+        self, texts: str | Sequence[str] | Sequence[tuple[str, str]] | Tensor, target: Any = None, *,
+        position: int | None = None, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None,
+        progress: bool = False,
     ) -> Attribution:  # fmt: skip
-        """Explain texts.
+        """Explain texts, or pairs of texts: `explainer([("a premise", "a hypothesis")])`.
 
         Args:
-            texts: one or several texts, or token ids (B, tokens).
+            texts: one text, a list of texts or of pairs of texts, or token ids (B, tokens). A single pair is a list of one.
             target: the class (its number, or its name in the model's config), or the token (its id, or its text) whose logit
                 is explained; else as for `Explainer`. None takes each row's largest logit.
             position: of token classifiers, the token that is classified, counted from 0 or, below 0, from the end; padding
                 is not counted. Causal language models take the last token that is no padding.
             attention_mask: (B, tokens), with token ids; all ones by default.
+            token_type_ids: (B, tokens), with token ids: which text of a pair each token is of. Of texts the tokenizer's are
+                taken, where the model takes any.
             progress: show a progress bar.
 
         Returns:
@@ -187,11 +197,11 @@ class TextExplainer:
         Raises:
             InputTypeError, InputError: an argument has the wrong type or value.
         """
-        ids, mask = self._encoded(texts, attention_mask)
+        ids, mask, types = self._encoded(texts, attention_mask, token_type_ids)
         at = self._position(mask, position)
         special = self._special(ids) | (mask == 0)
         absent = torch.full_like(ids, self.baseline).where(~special, ids)
-        extra = (mask, at, self._scores.positions(ids, mask))
+        extra = (mask, at, self._scores.positions(ids, mask), types)
         if isinstance(target, str):
             target = self._id(target) if self.kind == "next token" else self._class(target)
         if target is None:
@@ -202,24 +212,43 @@ class TextExplainer:
         result = explainer(ids, target, additional_forward_args=extra, progress=progress)
         return replace(result, tokens=self._texts(ids))
 
-    def _encoded(self, texts: Any, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        device = self.model.device
+    def _encoded(self, texts: Any, mask: Tensor | None, types: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Token ids, attention mask and token types, (rows, tokens) each; None for types that nobody gave or takes."""
         if isinstance(texts, Tensor):
-            if texts.dim() != 2 or texts.is_floating_point() or texts.dtype is torch.bool:
-                raise InputTypeError(f"texts: token ids are whole numbers of shape (rows, tokens), got {texts.dtype} "
-                                     f"of shape {tuple(texts.shape)}.")  # fmt: skip
-            mask = torch.ones_like(texts) if mask is None else mask
-            if mask.shape != texts.shape:
-                raise InputError(f"attention_mask: shape {tuple(mask.shape)}, and the ids have {tuple(texts.shape)}.")
-            return texts.to(device), mask.to(device)
+            return self._given(texts, mask, types)
+        for name, value in (("attention_mask", mask), ("token_type_ids", types)):
+            if value is not None:
+                raise InputError(f"{name}: goes with token ids; of texts the tokenizer makes it.")
         several = [texts] if isinstance(texts, str) else texts
-        if not isinstance(several, Sequence) or not several or not all(isinstance(t, str) for t in several):
-            raise InputTypeError("texts: expected a text, a list of texts, or a tensor of token ids.")
-        if mask is not None:
-            raise InputError("attention_mask: goes with token ids; of texts the tokenizer makes it.")
+        if not isinstance(several, Sequence) or not several:
+            raise InputTypeError("texts: expected a text, a list of texts or of pairs of texts, or a tensor of token ids.")
+        pairs = [_is_pair(one) for one in several]
+        if not all(pairs) and not all(isinstance(one, str) for one in several):
+            mixed = any(pairs) and all(isinstance(one, str) or pair for one, pair in zip(several, pairs, strict=True))
+            why = "single texts and pairs in one list; explain them apart" if mixed else "a pair is a tuple of two texts"
+            raise InputTypeError(f"texts: expected a text, a list of texts or of pairs of texts, or token ids; {why}.")
+        columns = list(zip(*several, strict=True)) if all(pairs) else [several]
         tokenizer = self._need("texts")
-        encoded = tokenizer(list(several), return_tensors="pt", padding=len(several) > 1)
-        return encoded["input_ids"].to(device), encoded["attention_mask"].to(device)
+        encoded = tokenizer(*(list(column) for column in columns), return_tensors="pt", padding=len(several) > 1)
+        found = encoded.get("token_type_ids") if self._scores.typed else None
+        device = self.model.device
+        return (
+            encoded["input_ids"].to(device), encoded["attention_mask"].to(device), None if found is None else found.to(device)
+        )  # fmt: skip
+
+    def _given(self, ids: Tensor, mask: Tensor | None, types: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Token ids with their mask and types, checked."""
+        if ids.dim() != 2 or ids.is_floating_point() or ids.dtype is torch.bool:
+            raise InputTypeError(f"texts: token ids are whole numbers of shape (rows, tokens), got {ids.dtype} "
+                                 f"of shape {tuple(ids.shape)}.")  # fmt: skip
+        mask = torch.ones_like(ids) if mask is None else mask
+        if types is not None and not self._scores.typed:
+            raise InputError(f"token_type_ids: {type(self._scores.model).__name__} takes none.")
+        for name, value in (("attention_mask", mask), ("token_type_ids", types)):
+            if value is not None and value.shape != ids.shape:
+                raise InputError(f"{name}: shape {tuple(value.shape)}, and the ids have {tuple(ids.shape)}.")
+        device = self.model.device
+        return ids.to(device), mask.to(device), None if types is None else types.to(device)
 
     def _position(self, mask: Tensor, position: int | None) -> Tensor:
         """Where each row is scored, (rows,)."""
@@ -270,6 +299,10 @@ class TextExplainer:
         if self.tokenizer is None:
             raise InputError(f"tokenizer: {what} needs one; give it, or token ids.")
         return self.tokenizer
+
+
+def _is_pair(texts: Any) -> bool:
+    return isinstance(texts, (tuple, list)) and len(texts) == 2 and all(isinstance(text, str) for text in texts)
 
 
 def _baseline_id(asked: str | int | None, tokenizer: Any) -> int:

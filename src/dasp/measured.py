@@ -31,7 +31,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Entry:
-    """What was measured of one operation; None where its rule is exact or nothing was measured.
+    """What was measured of the calls of one operation that are not exact; None where there are none or none was measured.
 
     Attributes:
         one: with one random argument.
@@ -41,11 +41,9 @@ class Entry:
     one: Figures | None
     several: Figures | None
 
-    @property
-    def worst(self) -> Figures | None:
-        """The one with the larger mean error."""
-        known = [each for each in (self.one, self.several) if each is not None]
-        return max(known, key=lambda each: each.mean, default=None)
+    def of(self, random: int) -> Figures | None:
+        """With a number of random arguments."""
+        return self.one if random == 1 else self.several
 
 
 @cache

@@ -9,11 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._ops import OpOverload
 
 from .errors import CaptureError, MissingRuleError, NumericsError
+from .folding import Fold, folds, seen_by
 from .gaussian import Gaussian, Law, Owned
 from .graph import ASSERTIONS, LIKE, SIZES, Graph, call, function_of, is_pointwise, layer_of
-from .rewrite import GETITEM, WITH_INDICES
+from .remedies import INDICES, refusal
+from .rewrite import GETITEM
 from .rules import RULES, Context, LinearRule
 
 PLAN_ROWS = 2
@@ -42,12 +45,14 @@ class OpSupport:
     Attributes:
         op: the ATen overload, as in `aten.relu.default`.
         layer: the layer it belongs to.
-        support: exact for a Gaussian argument, approximate, or missing.
+        support: exact for the random arguments of this call (see `dasp.rules.Rule.exact`), approximate, or missing.
+        random: how many arguments of the call are random.
     """
 
     op: str
     layer: str
     support: Support
+    random: int = 1
 
 
 @dataclass(frozen=True)
@@ -59,27 +64,24 @@ class Plan:
         kinds: by node.
         labels: owners of the elements of owned nodes (without the batch axis; a tuple for several results).
         support: every operation that meets random values, in order.
+        folds: where rows are folded into another axis.
     """
 
     graph: Graph
     kinds: Mapping[fx.Node, Kind]
     labels: Mapping[fx.Node, Any]
     support: tuple[OpSupport, ...]
+    folds: Mapping[fx.Node, Fold]
 
     def require_rules(self) -> None:
         """Refuse the network unless every operation has a rule.
 
         Raises:
-            MissingRuleError: lists all operations without one, with their layers.
+            MissingRuleError: lists all operations without one, with their layers, and what to do instead.
         """
-        missing = [s for s in self.support if s.support is Support.MISSING]
+        missing = [(s.op, s.layer) for s in self.support if s.support is Support.MISSING]
         if missing:
-            lines = "\n".join(f"  {s.op} (layer {s.layer})" for s in dict.fromkeys(missing))
-            raise MissingRuleError(
-                f"no moment rule for these operations on random values:\n{lines}\n"
-                "  Add a rule in dasp/rules/ (CONTRIBUTING.md shows how), or explain this model with "
-                "dasp.PermutationSampling() or dasp.Exact(), which need no rules."
-            )
+            raise MissingRuleError(refusal(missing))
 
 
 def make_plan(graph: Graph, labels: Sequence[Tensor], extra: Sequence[Any], rows: int) -> Plan:
@@ -99,7 +101,9 @@ def make_plan(graph: Graph, labels: Sequence[Tensor], extra: Sequence[Any], rows
     for node, value in graph.folded().items():
         marker.enter(node, value, Kind.PLAIN)
     for node in graph.nodes:
-        if node not in marker.kinds:
+        if _draws(node.target):  # whatever it depends on
+            marker.enter_random(node)
+        elif node not in marker.kinds:
             marker.mark(node)
     return marker.plan()
 
@@ -110,8 +114,26 @@ def _first_rows(value: Any, rows: int) -> Any:
     return value
 
 
+def _draws(target: Any) -> bool:
+    """Whether an operation draws random numbers; those with a rule do so only in calls that it does not cover."""
+    tagged = isinstance(target, OpOverload) and torch.Tag.nondeterministic_seeded in target.tags
+    return tagged and RULES.find(target) is None
+
+
+def _has_shape(node: fx.Node, batch: Any) -> bool:
+    """Whether a node gives tensors whose sizes are known but for the number of rows."""
+    value = node.meta.get("val")
+    parts = value if isinstance(value, (list, tuple)) else [value]
+    sizes: list[Any] = [size for part in parts if isinstance(part, Tensor) for size in part.shape]
+    known = all(size.node.expr.free_symbols <= {batch} for size in sizes if isinstance(size, torch.SymInt))
+    return known and isinstance(value, (Tensor, list, tuple))
+
+
 class _Marker:
-    """The pass over the graph: owner labels stand in for owned values, empty tensors for random ones."""
+    """The pass over the graph: owner labels stand in for owned values, empty tensors for random ones.
+
+    Where the shape of a random value hangs on values, None stands in for it and for all that follows.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -125,6 +147,12 @@ class _Marker:
 
     def mark(self, node: fx.Node) -> None:
         """Decide what one node is; all nodes before it are decided."""
+        if any(self.kinds[p] is Kind.RANDOM and self.values[p] is None for p in node.all_input_nodes):
+            harmless = node.target in LIKE or node.target is GETITEM or RULES.find(node.target) is not None
+            if not harmless and isinstance(node.meta.get("val"), (Tensor, list, tuple)):
+                self.support.append(OpSupport(str(node.target), layer_of(node), Support.MISSING))
+            self.enter(node, None, Kind.RANDOM)
+            return
         kinds = {self.kinds[parent] for parent in node.all_input_nodes}
         if node.target in SIZES or node.target in ASSERTIONS or kinds <= {Kind.PLAIN}:
             self.enter(node, call(node, self.values), Kind.PLAIN)
@@ -135,16 +163,18 @@ class _Marker:
             return
         if node.target is GETITEM:
             source: Any = node.args[0]
-            self.enter(node, self.values[source][node.args[1]], self.kinds[source])
-            if self.kinds[source] is Kind.RANDOM and source.target in WITH_INDICES and node.args[1] != 0:
-                self.support.append(OpSupport(f"{source.target} (indices)", layer_of(source), Support.MISSING))
+            item = self.values[source][node.args[1]]
+            self.enter(node, item, self.kinds[source])
+            whole = isinstance(item, Tensor) and not item.is_floating_point()
+            if whole and self.kinds[source] is Kind.RANDOM and RULES.find(source.target) is not None:
+                self.support.append(OpSupport(f"{source.target} {INDICES}", layer_of(source), Support.MISSING))
             return
         if Kind.RANDOM not in kinds:
             owners = self._owners(node)
             if owners is not None and (not isinstance(owners, Tensor) or self.graph.axis(node) is not None):
                 self.enter(node, owners, Kind.OWNED)
                 return
-        self._enter_random(node)
+        self.enter_random(node)
 
     def _blank(self, node: fx.Node) -> Tensor:
         """Zeros with the shape, dtype and device of a node's value."""
@@ -168,40 +198,36 @@ class _Marker:
         if isinstance(rule, LinearRule) and rule.build is not None:
             if len(positions) > 1:  # products of two players belong to both
                 return None
-            args, kwargs = self._arguments(node)
-            return rule.build(args, kwargs, positions[0]).owners(args[positions[0]])
+            args = list(self._plain(node.args))
+            return rule.build(args, dict(self._plain(node.kwargs)), positions[0]).owners(args[positions[0]])
         options = [a for i, a in enumerate(node.args) if i not in rule.positions]
         if rule.owners is None or any(self._follows_rows(a) for a in (*options, *node.kwargs.values())):
             return None
         args = [self._labelled(a) if i in rule.positions else self._plain(a) for i, a in enumerate(node.args)]
-        return rule.owners(*args, **fx.node.map_arg(node.kwargs, self.values.__getitem__))
+        return rule.owners(*args, **self._plain(node.kwargs))
 
     def _follows_rows(self, argument: Any) -> bool:
         found: list[bool] = []
         fx.node.map_arg(argument, lambda n: found.append(self.graph.axis(n) is not None))
         return any(found)
 
-    def _enter_random(self, node: fx.Node) -> None:
+    def enter_random(self, node: fx.Node) -> None:
+        """A random result, and whether there is a rule for it."""
         rule = RULES.find(node.target)
         positions = [i for i, a in enumerate(node.args) if self._has(a, Kind.OWNED) or self._has(a, Kind.RANDOM)]
         hidden = any(self._has(a, Kind.OWNED) or self._has(a, Kind.RANDOM) for a in node.kwargs.values())
         covered = rule is not None and not hidden and rule.accepts(positions, node.args, node.kwargs)
         support = Support.MISSING
         if rule is not None and covered:
-            support = Support.EXACT if rule.exact else Support.APPROXIMATE
-        self.support.append(OpSupport(str(node.target), layer_of(node), support))
-        self.enter(node, self.graph.stand_in(node, PLAN_ROWS), Kind.RANDOM)
+            support = Support.EXACT if rule.is_exact(positions, node.args) else Support.APPROXIMATE
+        self.support.append(OpSupport(str(node.target), layer_of(node), support, len(positions)))
+        shaped = _has_shape(node, self.graph.batch)
+        self.enter(node, self.graph.stand_in(node, PLAN_ROWS) if shaped else None, Kind.RANDOM)
 
     def _has(self, argument: Any, kind: Kind) -> bool:
         found: list[bool] = []
         fx.node.map_arg(argument, lambda n: found.append(self.kinds[n] is kind))
         return any(found)
-
-    def _arguments(self, node: fx.Node) -> tuple[list[Any], dict[str, Any]]:
-        return (
-            list(fx.node.map_arg(node.args, self.values.__getitem__)),
-            dict(fx.node.map_arg(node.kwargs, self.values.__getitem__)),
-        )
 
     def _plain(self, argument: Any) -> Any:
         return fx.node.map_arg(argument, self.values.__getitem__)
@@ -221,7 +247,8 @@ class _Marker:
         for node, kind in self.kinds.items():
             if kind is Kind.OWNED:
                 labels[node] = self._without_batch(node)
-        return Plan(self.graph, self.kinds, labels, tuple(self.support))
+        refused = any(one.support is Support.MISSING for one in self.support)  # then shapes need not be known
+        return Plan(self.graph, self.kinds, labels, tuple(self.support), {} if refused else folds(self.graph))
 
     def _without_batch(self, node: fx.Node) -> Any:
         value = self.values[node]
@@ -296,13 +323,13 @@ def refuse_infinite(node: fx.Node, value: Any) -> None:
     Raises:
         NumericsError: names the operation and its layer.
     """
-    if isinstance(value, Gaussian):
-        for name, part in (("mean", value.mean), ("variance", value.var)):
-            if not bool(part.isfinite().all()):
-                raise NumericsError(
-                    f"the {name} of {node.target} (layer {layer_of(node)}) is not finite at some coalitions, in {part.dtype}. "
-                    "Scale the inputs, or explain the model in float64 (model.double() and x.double())."
-                )
+    source: Any = node.args[0] if node.target is GETITEM else node  # a part of a result is named by what gave it
+    for name, part in (("mean", value.mean), ("variance", value.var)) if isinstance(value, Gaussian) else ():
+        if not bool(part.isfinite().all()):
+            raise NumericsError(
+                f"the {name} of {source.target} (layer {layer_of(source)}) is not finite at some coalitions, in {part.dtype}. "
+                "Scale the inputs, or explain the model in float64 (model.double() and x.double())."
+            )
 
 
 def _last_uses(graph: Graph) -> dict[fx.Node, list[fx.Node]]:
@@ -345,7 +372,7 @@ def _step(plan: Plan, law: Law, node: fx.Node, env: Mapping[fx.Node, Any]) -> An
         return value
 
     args = [type(a)(random(b) for b in a) if isinstance(a, (list, tuple)) else random(a) for a in args]
-    return rule.apply(Context(law, axis), *args, **kwargs)
+    return rule.apply(Context(*seen_by(law, node, axis, plan.folds)), *args, **kwargs)
 
 
 def _shaped(value: Any) -> Any:

@@ -171,7 +171,7 @@ def continuity(library: Library) -> Iterator[Case]:
     yield case("min(x1, x2) at (2, 2 - e) and (2, 2 + e)", library.minimum, row(2, 2), row(0, 1))
     turning, direction = networks.turned_on(networks.made(9, lambda: networks.mlp(8)), EIGHT)
     yield case("perceptron where a ReLU turns on", turning, EIGHT, direction)
-    led = row(3, 0.9, -0.8, 0.7, 0.6, -0.5, 0.4, 3)
+    led = row(3, 0.9, -0.8, 0.7, 0.6, -0.5, 3.5, 3)
     yield case("a conjunction whose leading players take turns", networks.conjunction(), led, first)
     yield case("pixels of a 2x2 window that take turns", library.image, TWO_WINDOWS, first.reshape(1, 1, 2, 4))
 

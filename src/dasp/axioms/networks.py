@@ -146,16 +146,16 @@ def mirrored() -> nn.Sequential:
 
 
 def conjunction() -> nn.Sequential:
-    """`relu(x1 + x8 - 2 + what six others add)`: at inputs of 3 the first and the last player lead, by turns."""
-    return nn.Sequential(linear([[1, 0.5, -0.4, 0.3, 0.6, -0.2, 0.4, 1]], [-2]), nn.ReLU(), linear([[1]]))
+    """`relu(x1 + x7 + x8 - 4 + what five others add)`: behind a larger x7, the first and the last player lead by turns."""
+    return nn.Sequential(linear([[1, 0.5, -0.4, 0.3, 0.6, -0.2, 1, 1]], [-4]), nn.ReLU(), linear([[1]]))
 
 
 def scored() -> nn.Sequential:
     """Seven players raise five scores, inputs 0 and 1 one score each; the output is the probability of a third score."""
     scores = torch.zeros(5, 7, dtype=torch.float64, device="cpu")
-    for score, players in enumerate(((0,), (2,), (1,), (3, 4, 5, 6), (4,))):
+    for score, players in enumerate(((0,), (1,), (2,), (3, 4, 5, 6), (4,))):
         scores[score, list(players)] = 1
-    return nn.Sequential(linear(scores), nn.Softmax(1), linear([[0, 1, 0, 0, 0]]))
+    return nn.Sequential(linear(scores), nn.Softmax(1), linear([[0, 0, 1, 0, 0]]))
 
 
 def beside(first: nn.Sequential, second: nn.Sequential, weights: tuple[float, float]) -> nn.Sequential:

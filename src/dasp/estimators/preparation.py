@@ -7,10 +7,10 @@ from torch import Tensor
 
 from ..errors import CaptureError
 from ..game import Game, take_rows
-from ..graph import Graph
+from ..graph import Graph, is_pointwise
 from ..law import CoalitionLaw
 from ..memory import peak_bytes
-from ..propagate import Plan, propagate
+from ..propagate import Plan, Support, propagate
 
 MOST_DIFFERENCE = 0.01
 """Between the graph and the model, relative to the largest step from the baseline."""
@@ -106,3 +106,10 @@ def gradient(loss: Tensor, shift: Tensor, *, keep: bool) -> Tensor:
         return torch.zeros_like(shift)
     (slope,) = torch.autograd.grad(loss, shift, retain_graph=keep, allow_unused=True)
     return torch.zeros_like(shift) if slope is None else slope
+
+
+def attends(plan: Plan) -> bool:
+    """Whether a network sums products of random values, as attention does; the rules of those are approximate."""
+    pointwise = {str(node.target) for node in plan.graph.nodes if is_pointwise(node.target)}
+    approximate = [one for one in plan.support if one.support is Support.APPROXIMATE and one.op not in pointwise]
+    return any(one.random > 1 for one in approximate)

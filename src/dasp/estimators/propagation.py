@@ -17,7 +17,8 @@ from ..propagate import Plan, make_plan, propagate, refuse_infinite
 from ..special import legendre, lobatto
 from .base import Estimate, Estimator
 from .directions import active_directions
-from .preparation import bytes_per_row, check_graph, gradient
+from .mixed import Mixed
+from .preparation import attends, bytes_per_row, check_graph, gradient
 from .sampling import check_seed
 
 LOBATTO = "lobatto"
@@ -27,10 +28,12 @@ FULL_PLAYERS = 64
 MOST_NODES = 1024
 DEFAULT_RANK = 64
 MOST_PLAYERS_WITH_RANK = 4096
-CACHED = 64 * 2**20
+CACHED = 128 * 2**20
 """Bytes of one pass on a CPU; larger passes leave its caches and are slower."""
 ENUMERATED_PLAYERS = 6
 """Up to this many players the default enumerates all states, which is exact and costs no more."""
+MIXED_PLAYERS = 32
+"""Up to this many players the default enumerates one; of more, one is too small a part."""
 OVERHEAD = 3
 """What conditioning and several targets may take on top of a plain rank."""
 MOST_ROWS = 4096
@@ -46,16 +49,19 @@ class Propagation(Estimator):
     integral by quadrature, the derivatives by automatic differentiation.
 
     Attributes:
-        nodes: number of quadrature nodes, at least 1 (Lobatto: at least 2, both ends among them); None chooses 5 for up to
-            64 players and 4 beyond.
+        nodes: number of quadrature nodes, at least 1 (Lobatto: at least 2, both ends among them); None chooses for Legendre
+            4, for Lobatto 5 where no player is enumerated, else 4, or 3 where the network has attention, whose rules are off
+            by more than a node less costs.
         rule: "legendre", or "lobatto", whose two ends are exact and cost 2 n plain evaluations a row; None chooses
             Lobatto for up to 64 players.
         rank: factors that carry covariance: 0 for none, "full" for one a player, a number for an active subspace of that
             size; None chooses "full" for up to 64 players, then 64, then 0 from 4,097 players on, less if the memory bound
             asks for it.
-        mixture: number h of players whose 2^h states are enumerated instead of approximated; n of them is exact. None
-            chooses all of up to 6 players where nothing else is chosen, else 0. Of
-            players that matter equally the first are taken, so equal players may differ by what the rest is off.
+        mixture: number h of players whose 2^h states are enumerated instead of approximated; n of them is exact. Taken are
+            those with the largest steps at both ends; players that are tied with one who is not taken are left out, so that
+            equal players stay equal. Each target has its own; targets with others than the rest take as many passes again.
+            None chooses, with full rank and Lobatto, one of up to 32 players (all of up to 6 where
+            nothing else is chosen), else 0.
         condition: whether nonlinearities condition on the player that dominates an element; needs rank "full"; None
             conditions where it can.
         seed: of the random coalitions that the active subspace is found with.
@@ -102,11 +108,14 @@ class Propagation(Estimator):
         """
         work = _Work.prepare(self, game)
         parts = []
+        propagations = 0.0
         bar = tqdm(total=game.batch, desc="propagating", unit="row", disable=not progress)
         plain = torch.autocast(game.device.type, enabled=False)
         with torch.inference_mode(False), torch.enable_grad(), plain, bar:
             for rows in torch.arange(game.batch, device=game.device).split(work.rows_at_once):
-                parts.append(work.values(rows))
+                values, passes = work.values(rows)
+                parts.append(values)
+                propagations += passes * len(rows) / game.batch
                 bar.update(len(rows))
         options = work.options
         settings = {
@@ -114,7 +123,7 @@ class Propagation(Estimator):
             "condition": options.condition, "seed": options.seed, "rows_at_once": work.rows_at_once,
             "nodes_at_once": work.nodes_at_once,
         }  # fmt: skip
-        return Estimate(torch.cat(parts), None, work.evaluations, settings, work.propagations)
+        return Estimate(torch.cat(parts), None, work.evaluations, settings, propagations)
 
 
 @dataclass(frozen=True)
@@ -183,24 +192,20 @@ class _Work:
         gradients = _sampled_gradients(self.options.rank)
         return float(ends + gradients)
 
-    @property
-    def propagations(self) -> float:
-        """Propagated passes per row."""
-        return float(len(self.nodes.inner) * 2**self.mixture)
-
-    def values(self, rows: Tensor) -> Tensor:
-        """Shapley values of some rows, (rows, T, n)."""
+    def values(self, rows: Tensor) -> tuple[Tensor, float]:
+        """Shapley values of some rows, (rows, T, n), and the propagated passes that each of them took."""
         game, options = self.game, self.options
         n, targets = game.players.count, game.targets.count
         total = torch.zeros(len(rows), targets, n, dtype=game.dtype, device=game.device)
-        mixed = torch.empty(len(rows), 0, dtype=torch.long, device=game.device)
+        mixed = {Mixed.nobody(len(rows), game.device): list(range(targets))}
         if self.nodes.end or self.mixture:
             first, last = self._ends(rows)
             total = total + self.nodes.end * (first + last)
-            mixed = (first.abs() + last.abs()).sum(1).topk(self.mixture).indices  # (rows, h)
+            size = game.outputs[rows].abs() + game.base_values[rows].abs()
+            mixed = Mixed.by_target(first.abs() + last.abs(), self.mixture, size)
         moved = game.moved(rows)
         if not len(self.nodes.inner):
-            return total.where(moved, torch.zeros_like(total))
+            return total.where(moved, torch.zeros_like(total)), 0.0
         rank: str | Tensor | None = None
         if options.rank == FULL:
             rank = FULL
@@ -210,8 +215,10 @@ class _Work:
         states = _states(self.mixture, game.device)
         for index in torch.arange(len(self.nodes.inner), device=game.device).split(self.nodes_at_once):
             q, w = self.nodes.inner[index], self.nodes.weights[index]
-            total = total + self._nodes(rows, q, w, rank, mixed, states, folded)
-        return total.where(moved, torch.zeros_like(total))
+            for held, some in mixed.items():
+                total[:, some] += self._nodes(rows, q, w, rank, held, some, states, folded)
+        passes = float(len(self.nodes.inner) * 2**self.mixture * len(mixed))
+        return total.where(moved, torch.zeros_like(total)), passes
 
     def _ends(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Exact marginal contributions to nobody and to everybody else, (rows, T, n) each."""
@@ -226,10 +233,11 @@ class _Work:
         return torch.cat(first, 1).transpose(1, 2), torch.cat(last, 1).transpose(1, 2)
 
     def _nodes(
-        self, rows: Tensor, q: Tensor, w: Tensor, rank: str | Tensor | None, mixed: Tensor, states: Tensor, folded: Any
-    ) -> Tensor:
-        """The share of some nodes in the values of some rows, (rows, T, n)."""
-        game, h = self.game, mixed.shape[1]
+        self, rows: Tensor, q: Tensor, w: Tensor, rank: str | Tensor | None, mixed: Mixed, targets: list[int],
+        states: Tensor, folded: Any,
+    ) -> Tensor:  # fmt: skip
+        """The share of some nodes in the values of some rows and targets, (rows, targets, n)."""
+        game, h = self.game, self.mixture
         count, samples = len(states), len(states) * len(rows)
         off, on = self._fixed(rows, mixed, states)
         shift = torch.zeros(samples, game.players.count, dtype=game.dtype, device=game.device, requires_grad=True)
@@ -241,13 +249,13 @@ class _Work:
         extra = take_rows(game.extra, every, game.batch)
         ends = [_repeated(x, len(q)) for x in off], [_repeated(x, len(q)) for x in on]
         result = propagate(self.plan, law, *ends, extra, folded)
-        values = game.targets.select(result.mean, every).reshape(len(q), count, len(rows), -1)
+        values = game.targets.select(result.mean, every)[:, targets].reshape(len(q), count, len(rows), -1)
         chance = torch.where(states.bool(), q[:, None, None], 1 - q[:, None, None])  # (K, states, h)
         weights = w[:, None] * chance.prod(-1)
         share = []
-        for target in range(game.targets.count):
+        for target in range(len(targets)):
             loss = (weights[:, :, None] * values[..., target]).sum()
-            share.append(gradient(loss, shift, keep=target + 1 < game.targets.count).unflatten(0, (count, -1)).sum(0))
+            share.append(gradient(loss, shift, keep=target + 1 < len(targets)).unflatten(0, (count, -1)).sum(0))
         phi = torch.stack(share, 1)
         if not bool(phi.isfinite().all()):
             with torch.no_grad():
@@ -258,7 +266,8 @@ class _Work:
             )
         if h:
             own = torch.stack([self._held(j, states, chance, w, values.detach()) for j in range(h)], -1)
-            phi = phi.scatter_add(2, mixed.unsqueeze(1).expand(-1, phi.shape[1], -1), own)
+            own = own.to(phi.dtype) * mixed.held.unsqueeze(1)
+            phi = phi.scatter_add(2, mixed.players.unsqueeze(1).expand(-1, phi.shape[1], -1), own)
         return phi.detach()
 
     @staticmethod
@@ -267,15 +276,16 @@ class _Work:
         present = states[:, j].nonzero()[:, 0]
         others = torch.cat((chance[:, present, :j], chance[:, present, j + 1 :]), -1).prod(-1)  # (K, states / 2)
         steps = values[:, present] - values[:, present - 2**j]  # (K, states / 2, rows, T)
-        return torch.einsum("ks,ksbt->bt", w[:, None] * others, steps)
+        return torch.einsum("ks,ksbt->bt", (w[:, None] * others).to(steps.dtype), steps)
 
-    def _fixed(self, rows: Tensor, mixed: Tensor, states: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def _fixed(self, rows: Tensor, mixed: Mixed, states: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Both ends of the inputs with the mixed players held in each of their states, (states * rows, *input) each."""
         game = self.game
         held = torch.zeros(len(states), len(rows), game.players.count, dtype=torch.long, device=game.device)
-        if mixed.shape[1]:
-            where = mixed.unsqueeze(0).expand(len(states), -1, -1)
-            held = held.scatter(2, where, (2 * states - 1).unsqueeze(1).expand_as(where))  # -1 absent, 1 present, 0 free
+        if self.mixture:
+            where = mixed.players.unsqueeze(0).expand(len(states), -1, -1)
+            signs = (2 * states - 1).unsqueeze(1) * mixed.held.long()  # -1 absent, 1 present, 0 free
+            held = held.scatter(2, where, signs)
         offs, ons = [], []
         for x, b, sign in zip(game.inputs, game.baselines, game.players.spread(held.flatten(0, 1)), strict=True):
             present = x[rows].repeat(len(states), *[1] * (x.dim() - 1))
@@ -333,7 +343,6 @@ def _decided(options: Propagation, game: Game, plan: Plan) -> tuple[Propagation,
     per_factor = max((three - one) / 2, 0.0)
     small = n <= FULL_PLAYERS
     rule = options.rule or (LOBATTO if small and (options.nodes or 2) > 1 else LEGENDRE)
-    nodes = options.nodes or (5 if rule == LOBATTO else 4)
     rank: int | str
     if options.rank is not None:
         rank = options.rank if isinstance(options.rank, str) else min(options.rank, n)
@@ -347,8 +356,22 @@ def _decided(options: Propagation, game: Game, plan: Plan) -> tuple[Propagation,
         raise InputError(
             f"condition=True needs a factor for every player, and the memory bound allows rank {rank}; raise memory="
         )
-    options = replace(options, rule=rule, nodes=nodes, rank=rank, mixture=options.mixture or 0, condition=condition)
+    mixture = options.mixture
+    if mixture is None:
+        affordable = n <= MIXED_PLAYERS and 2 * measured(rank, condition) <= game.memory
+        mixture = int(rule == LOBATTO and rank == FULL and affordable)
+    nodes = options.nodes or _usual_nodes(rule, mixture, plan)
+    options = replace(options, rule=rule, nodes=nodes, rank=rank, mixture=mixture, condition=condition)
     guess = none + per_factor * (n if rank == FULL else int(rank))
     if guess > game.memory:
         raise _too_large(options, guess, game.memory)
     return options, measured(rank, condition)
+
+
+def _usual_nodes(rule: str, mixture: int, plan: Plan) -> int:
+    """How many nodes are worth their cost."""
+    if rule == LEGENDRE:
+        return 4
+    if not mixture:
+        return 5
+    return 3 if attends(plan) else 4

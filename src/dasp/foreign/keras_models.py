@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, MissingExtraError, ModelFileError
+from .keras_masks import KeptMasks, makers, refused_masks
 
 _SWITCH = "KERAS_BACKEND"
 
 
 class KerasFunctional(nn.Module):
-    """A Keras model of several inputs, called as dasp calls models: one argument an input, in the order of `model.inputs`."""
+    """A Keras model, called as dasp calls models: one argument an input, in the order of `model.inputs`.
+
+    Inputs given once more, behind the others, are those whose masks count: what `Embedding(mask_zero=True)` and `Masking`
+    would make of them is used, whatever the first hold. The model then runs twice, for the masks and for the result.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.masked = bool(makers(model))
         structure = getattr(model, "_inputs_struct", None)
         self.names: list[str] | None = None
         if isinstance(structure, dict):
@@ -27,9 +34,31 @@ class KerasFunctional(nn.Module):
             self.names = [known[id(given)] for given in model.inputs]  # type: ignore[union-attr]
 
     def forward(self, *inputs: Tensor) -> Any:
-        """What the model returns for inputs (rows, ...) each."""
-        given = list(inputs)
-        return self.model(given if self.names is None else dict(zip(self.names, given, strict=True)))
+        """What the model returns for inputs (rows, ...) each, under their own masks or those of the inputs behind them.
+
+        Raises:
+            CaptureError: it is being captured, and a mask is read that absent players would change.
+            InputError: neither as many inputs as the model has, nor twice as many where it makes masks.
+        """
+        count = len(self.model.inputs)  # type: ignore[arg-type]
+        if len(inputs) == count:
+            if self.masked and torch.compiler.is_compiling():
+                with refused_masks(self.model):
+                    return self._called(inputs)
+            return self._called(inputs)
+        if not self.masked or len(inputs) != 2 * count:
+            twice = f", or {2 * count}: again those whose masks are kept" if self.masked else ""
+            raise InputError(f"the Keras model takes {count} inputs{twice}; got {len(inputs)} with the further arguments.")
+        kept = KeptMasks(self.model)
+        with kept.noted(), torch.no_grad():
+            self._called(inputs[count:])
+        with kept.used():
+            return self._called(inputs[:count])
+
+    def _called(self, inputs: Sequence[Tensor]) -> Any:
+        if self.names is not None:
+            return self.model(dict(zip(self.names, inputs, strict=True)))
+        return self.model(list(inputs) if len(inputs) > 1 else inputs[0])
 
 
 def of_keras(source: Any) -> Any:
@@ -47,7 +76,9 @@ def of_keras(source: Any) -> Any:
             "the path of the file to dasp."
         )
     inputs = getattr(source, "inputs", None)
-    return KerasFunctional(source) if isinstance(inputs, (list, tuple)) and len(inputs) > 1 else source
+    if not isinstance(inputs, (list, tuple)):
+        return source
+    return KerasFunctional(source) if len(inputs) > 1 or makers(source) else source
 
 
 def declared_inputs(module: nn.Module) -> tuple[Tensor, ...]:

@@ -231,7 +231,15 @@ def mish(m: Tensor, v: Tensor) -> Moments:
     return smooth(mish_jet, MISH_ENDS, m, v)
 
 
-@elementwise(aten.softplus.default, exact=False)
+LOWEST_THRESHOLD = 10.0
+"""Of softplus, above which its jump to the identity does not matter."""
+
+
+def _jumps_little(x: object, beta: float = 1.0, threshold: float = 20.0) -> bool:
+    return threshold >= LOWEST_THRESHOLD
+
+
+@elementwise(aten.softplus.default, exact=False, covers=_jumps_little)
 def softplus(m: Tensor, v: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Moments:
     """log(1 + exp(beta X)) / beta; by quadrature.
 
@@ -241,7 +249,7 @@ def softplus(m: Tensor, v: Tensor, beta: float = 1.0, threshold: float = 20.0) -
     Raises:
         MissingRuleError: `threshold` is below 10, where the jump would matter.
     """
-    if threshold < 10:
+    if threshold < LOWEST_THRESHOLD:
         raise MissingRuleError(
             f"no moment rule for softplus with threshold {threshold}, which makes it jump by up to "
             f"{math.exp(-threshold) / beta:.2g}; use a threshold of 10 or more (the default is 20)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -135,6 +135,11 @@ def divide(context: Context, x: Gaussian, y: float) -> Gaussian:
     return scaled(x, lambda part: part / y)
 
 
+def _mix_is_exact(random: Sequence[int], args: Sequence[Any]) -> bool:
+    """`lerp` is linear in its ends, and in its weight between known ends; a random weight of random ends makes products."""
+    return 2 not in random or len(random) == 1
+
+
 def _two(op: OpOverload, apply: Callable[..., Gaussian]) -> None:
     RULES.add(Rule(op, True, apply, positions=(0, 1), many=True))
 
@@ -143,7 +148,7 @@ _two(aten.add.Tensor, add)
 _two(aten.sub.Tensor, subtract)
 _two(aten.mul.Tensor, multiply)
 _two(aten.lerp.Scalar, interpolated)
-RULES.add(Rule(aten.lerp.Tensor, True, interpolated, positions=(0, 1, 2), many=True))
+RULES.add(Rule(aten.lerp.Tensor, True, interpolated, positions=(0, 1, 2), many=True, exact_if=_mix_is_exact))
 for _op, _apply in (
     (aten.add.Scalar, add),
     (aten.sub.Scalar, subtract),

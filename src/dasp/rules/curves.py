@@ -26,7 +26,13 @@ def celu(m: Tensor, v: Tensor, alpha: float = 1.0) -> Moments:
     return elu(m, v, alpha, 1.0, 1 / alpha)
 
 
-@elementwise(aten.rrelu.default, exact=True)
+def _not_training(
+    x: object, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, generator: None = None
+) -> bool:
+    return not training
+
+
+@elementwise(aten.rrelu.default, exact=True, covers=_not_training)
 def randomised_leaky_relu(
     m: Tensor, v: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, generator: None = None
 ) -> Moments:

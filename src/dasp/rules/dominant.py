@@ -79,6 +79,13 @@ def skewness(law: Law, axis: int | None, factors: Tensor) -> Tensor | None:
     return (1 - 2 * q) / (q * (1 - q)).sqrt()
 
 
+def aligned(skew: Tensor | None, factors: Tensor | None) -> Tensor | None:
+    """A `skewness` for factors that have gained axes after the first, as `in_both_states` gives them."""
+    while skew is not None and factors is not None and skew.dim() < factors.dim():
+        skew = skew.unsqueeze(1)
+    return skew
+
+
 def dominant(law: Law, axis: int | None, weight: Tensor) -> Dominant | None:
     """The player with the largest weight in every element.
 
@@ -111,7 +118,8 @@ def in_both_states(
         law: the coalitions.
         axis: the batch axis of the value, None if it has none.
         value: the argument; a group spans its last `axes` axes.
-        rule: acts on each group alone; it may change the sizes of the last `axes` axes.
+        rule: acts on each group alone, and is given both states along a new first axis, or the value itself; it may change
+            the sizes of the last `axes` axes.
         axes: how many.
     """
     if value.factors is None:
@@ -123,13 +131,15 @@ def in_both_states(
     player = top.player.expand(1, *value.mean.shape)
     own = value.factors.gather(0, player)[0] * top.single
     others = value.factors.scatter_add(0, player, -own.unsqueeze(0))
-    on, off = (rule(Gaussian(value.mean + step, others, value.rest)) for step in top.steps(own))
-    assert on.factors is not None
-    assert off.factors is not None
+    states = 2, *value.mean.shape
+    centres = value.mean + top.steps(own)
+    both = rule(Gaussian(centres, others.unsqueeze(1).expand(len(others), *states), value.rest.expand(states)))
+    assert both.factors is not None
+    on, off = both.mean
+    loads_on, loads_off = both.factors.unbind(1)
     spread = top.q * (1 - top.q)
-    step = spread.sqrt() * (on.mean - off.mean) * top.single
-    factors = torch.lerp(off.factors, on.factors, top.q)
+    step = spread.sqrt() * (on - off) * top.single
+    factors = torch.lerp(loads_off, loads_on, top.q)
     factors = factors.scatter_add(0, top.player.expand(1, *step.shape), step.unsqueeze(0))
-    between = spread * (on.factors - off.factors).square().sum(0)
-    rest = torch.lerp(off.rest, on.rest, top.q) + between
-    return Gaussian(torch.lerp(off.mean, on.mean, top.q), factors, rest)
+    between = spread * (loads_on - loads_off).square().sum(0)
+    return Gaussian(torch.lerp(off, on, top.q), factors, torch.lerp(both.rest[1], both.rest[0], top.q) + between)

@@ -111,8 +111,13 @@ def _owners_along(labels: Tensor, axis: int, keepdim: bool = False) -> tuple[Ten
     return None if owner is None else (owner, owner)
 
 
-def _two(op: OpOverload, apply: Callable[..., Gaussian], *, exact: bool, positions: tuple[int, ...] = (0, 1)) -> None:
-    RULES.add(Rule(op, exact, apply, positions=positions, many=True))
+def _one_bound(random: Sequence[int], args: Sequence[Any]) -> bool:
+    """Clamped at one end, a value is the larger or smaller of two; at both, one of three."""
+    return sum(bound is not None for bound in args[1:]) < 2
+
+
+def _two(op: OpOverload, apply: Callable[..., Gaussian], *, exact: bool) -> None:
+    RULES.add(Rule(op, exact, apply, positions=(0, 1), many=True))
 
 
 _two(aten.maximum.default, maximum, exact=True)
@@ -120,9 +125,9 @@ _two(aten.minimum.default, minimum, exact=True)
 _two(aten.fmax.default, maximum, exact=True)
 _two(aten.fmin.default, minimum, exact=True)
 _two(aten.logaddexp.default, log_add_exp, exact=False)
-_two(aten.clamp.Tensor, between, exact=False, positions=(0, 1, 2))
 _two(aten.clamp_min.Tensor, maximum, exact=True)
 _two(aten.clamp_max.Tensor, minimum, exact=True)
+RULES.add(Rule(aten.clamp.Tensor, False, between, positions=(0, 1, 2), many=True, exact_if=_one_bound))
 for _op, _apply in (
     (aten.amax.default, largest),
     (aten.amin.default, smallest),

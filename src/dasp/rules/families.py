@@ -17,7 +17,7 @@ from torch._ops import OpOverload
 from ..gaussian import Gaussian, Law, LinearMap
 from ..special import Moments
 from .dominant import dominant
-from .registry import RULES, Rule
+from .registry import RULES, ExactIf, Rule, one_random
 
 MomentFunction = TypeVar("MomentFunction", bound=Callable[..., Moments])
 LinearBuilder = TypeVar("LinearBuilder", bound=Callable[..., LinearMap])
@@ -41,11 +41,11 @@ class Context:
 
 
 def elementwise(
-    *ops: OpOverload, exact: bool, pole: float | None = None
+    *ops: OpOverload, exact: bool, pole: float | None = None, covers: Callable[..., bool] | None = None
 ) -> Callable[[MomentFunction], MomentFunction]:
     """Register `function(mean, var, *parameters) -> Moments` as the rule of pointwise operations of one random argument.
 
-    Loadings follow Stein's lemma, `Cov(g(X), Y) = E[g'(X)] Cov(X, Y)`; for `pole` see `pointwise`.
+    Loadings follow Stein's lemma, `Cov(g(X), Y) = E[g'(X)] Cov(X, Y)`; for `pole` see `pointwise`, for `covers` see `Rule`.
 
     Raises:
         ValueError: one of the operations has a rule already.
@@ -56,7 +56,7 @@ def elementwise(
             return pointwise(context, value, lambda m, v: function(m, v, *args, **kwargs), pole=pole)
 
         for op in ops:
-            RULES.add(Rule(op, exact, apply, owners=_same_owners))
+            RULES.add(Rule(op, exact, apply, owners=_same_owners, covers=covers))
         return function
 
     return register
@@ -111,12 +111,13 @@ class LinearRule(Rule):
 
 
 def linear(
-    *ops: OpOverload, positions: Sequence[int] = (0,), both: Callable[..., Gaussian] | None = None
-) -> Callable[[LinearBuilder], LinearBuilder]:
+    *ops: OpOverload, positions: Sequence[int] = (0,), both: Callable[..., Gaussian] | None = None,
+    exact_if: ExactIf = one_random,
+) -> Callable[[LinearBuilder], LinearBuilder]:  # fmt: skip
     """Register `builder(op, position, args, **kwargs) -> LinearMap` for operations affine in one random argument; exact.
 
     The builder gets all arguments; the one at `position` is the random one and must not be read. `both(context, op, *args)`
-    is for several random arguments of operations that are linear in each.
+    is for several random arguments of operations that are linear in each, and `exact_if` says for which of them it is exact.
 
     Raises:
         ValueError: one of the operations has a rule already.
@@ -124,15 +125,16 @@ def linear(
 
     def register(builder: LinearBuilder) -> LinearBuilder:
         for op in ops:
-            RULES.add(_linear_rule(op, builder, tuple(positions), both))
+            RULES.add(_linear_rule(op, builder, tuple(positions), both, exact_if))
         return builder
 
     return register
 
 
 def _linear_rule(
-    op: OpOverload, builder: Callable[..., LinearMap], positions: tuple[int, ...], both: Callable[..., Gaussian] | None
-) -> LinearRule:
+    op: OpOverload, builder: Callable[..., LinearMap], positions: tuple[int, ...],
+    both: Callable[..., Gaussian] | None, exact_if: ExactIf,
+) -> LinearRule:  # fmt: skip
     def build(args: Sequence[Any], kwargs: dict[str, Any], position: int) -> LinearMap:
         return builder(op, position, args, **kwargs)
 
@@ -143,7 +145,10 @@ def _linear_rule(
         value: Gaussian = args[random[0]]
         return value.linear(build(args, kwargs, random[0]))
 
-    return LinearRule(op, True, apply, positions, both is not None, build=build, both=both)
+    several = both is not None
+    return LinearRule(
+        op, True, apply, positions, several, exact_if=exact_if if several else None, build=build, both=both
+    )
 
 
 def moves(

@@ -67,7 +67,15 @@ def several_added(
     return plus(times(contraction(x, y, torch.matmul, context), alpha), bias, beta)
 
 
-@linear(aten.addmm.default, aten.baddbmm.default, aten.addmv.default, positions=(0, 1, 2), both=several_added)
+def one_factor_random(random: Sequence[int], args: Sequence[Any]) -> bool:
+    """A random bias does no harm; a product of two random matrices is approximate."""
+    return not {1, 2} <= set(random)
+
+
+@linear(
+    aten.addmm.default, aten.baddbmm.default, aten.addmv.default, positions=(0, 1, 2), both=several_added,
+    exact_if=one_factor_random,
+)  # fmt: skip
 def added_product(
     op: OpOverload, position: int, args: Sequence[Any], beta: float = 1, alpha: float = 1
 ) -> LinearMap:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..gaussian import Gaussian
-from .dominant import in_both_states, skewness
+from .dominant import aligned, in_both_states, skewness
 from .families import Context
 from .parts import every, sole_owner, times
 from .powers import lognormal_power
@@ -80,7 +80,9 @@ def _ratio(wanted: Tensor, found: Tensor, spread: Tensor) -> Tensor:
 def normalised_rows(context: Context, x: Gaussian, eps: float, *, centred: bool) -> Gaussian:
     """`normalised`, given both states of the player that dominates each row; `context` is that of x."""
     skew = None if x.factors is None else skewness(context.law, context.axis, x.factors)
-    return in_both_states(context.law, context.axis, x, partial(normalised, eps=eps, centred=centred, skew=skew))
+    return in_both_states(
+        context.law, context.axis, x, lambda part: normalised(part, eps, centred=centred, skew=aligned(skew, part.factors))
+    )
 
 
 def _over_rows(context: Context, x: Gaussian, dims: int, eps: float, *, centred: bool) -> Gaussian:
@@ -170,8 +172,13 @@ def _instance_owners(labels: Tensor, weight: object, bias: object, mean: object,
     return _group_owners(labels, labels.shape[1]) if use else labels
 
 
+def _statistics_known(random: Sequence[int], args: Sequence[Any]) -> bool:
+    """With running statistics, instance normalisation is a known scale and shift."""
+    return not args[5]
+
+
 RULES.add(Rule(aten.layer_norm.default, False, layer_norm, owners=_row_owners))
 RULES.add(Rule(aten.native_layer_norm.default, False, native_layer_norm, owners=_native_owners))
 RULES.add(Rule(aten.rms_norm.default, False, rms_norm, owners=_row_owners))
 RULES.add(Rule(aten.group_norm.default, False, group_norm, owners=_group_owners))
-RULES.add(Rule(aten.instance_norm.default, False, instance_norm, owners=_instance_owners))
+RULES.add(Rule(aten.instance_norm.default, False, instance_norm, owners=_instance_owners, exact_if=_statistics_known))

@@ -188,7 +188,7 @@ def _register(op: OpOverload, apply: Callable[..., Any], *, indices: bool) -> No
 
     def with_indices(labels: Tensor, *args: Any) -> Any:
         found = _owners(values_only)(labels, *args)
-        return None if found is None else ((found, None) if indices else found)
+        return None if found is None else ((found, found) if indices else found)
 
     RULES.add(Rule(op, False, apply, owners=with_indices))
 

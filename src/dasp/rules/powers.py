@@ -9,6 +9,7 @@ number, and refused.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -142,6 +143,22 @@ def _power_covers(x: Any, exponent: float) -> bool:
     return not (exponent == int(exponent) and exponent > MOST)
 
 
+def _whole(random: Sequence[int], args: Sequence[Any]) -> bool:
+    """Whole powers are exact, roots and inverses of a Gaussian do not exist."""
+    exponent: float = args[1]
+    return exponent == int(exponent) and 0 <= exponent <= MOST
+
+
+def _base_known(random: Sequence[int], args: Sequence[Any]) -> bool:
+    """`a^X` is exact; of `X^y` the plan does not know the values of y."""
+    return list(random) == [1]
+
+
+def _divisor_known(random: Sequence[int], args: Sequence[Any]) -> bool:
+    """`X / c` is exact, `1 / X` is not."""
+    return list(random) == [0]
+
+
 def exponential(context: Context, base: Any, x: Gaussian) -> Gaussian:
     """`a^X = exp(X log a)` for known a > 0; exact. Of 0 and of negative a it is not a number."""
     return pointwise(context, scaled(x, lambda part: part * torch.log(torch.as_tensor(base, dtype=part.dtype))), exp)
@@ -182,7 +199,7 @@ def _same_owner(labels: Tensor, *args: Any) -> Tensor:
     return labels
 
 
-RULES.add(Rule(aten.pow.Tensor_Scalar, False, power, owners=_same_owner, covers=_power_covers))
+RULES.add(Rule(aten.pow.Tensor_Scalar, False, power, owners=_same_owner, covers=_power_covers, exact_if=_whole))
 RULES.add(Rule(aten.pow.Scalar, True, exponential, positions=(1,)))
-RULES.add(Rule(aten.pow.Tensor_Tensor, False, any_power, positions=(0, 1), many=True))
-RULES.add(Rule(aten.div.Tensor, False, quotient, positions=(0, 1), many=True))
+RULES.add(Rule(aten.pow.Tensor_Tensor, False, any_power, positions=(0, 1), many=True, exact_if=_base_known))
+RULES.add(Rule(aten.div.Tensor, False, quotient, positions=(0, 1), many=True, exact_if=_divisor_known))

@@ -12,11 +12,16 @@ from typing import Any
 
 from torch._ops import OpOverload
 
+from ..errors import InputTypeError
+
 Apply = Callable[..., Any]
 """`apply(context, *args, **kwargs)`: the arguments of the operation, some of them `Gaussian`; gives its random result."""
 
 Owners = Callable[..., Any]
 """`owners(*args, **kwargs)`: the arguments with owner labels in place of values; gives labels, or None where players mix."""
+
+ExactIf = Callable[[Sequence[int], Sequence[Any]], bool]
+"""`exact_if(random, args)`: the positions of the random arguments, and all arguments, of which those are not to be read."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +30,16 @@ class Rule:
 
     Attributes:
         op: the ATen overload.
-        exact: True if mean and variance are exact for a Gaussian argument.
+        exact: True if mean and variance are exact for a Gaussian argument (for several: jointly Gaussian, and independent but
+            for the shared factors).
         apply: the operation on random values.
         positions: the arguments that may be random; all others must be known values.
         many: True if several arguments may be random at once.
         owners: who owns each element of the result while every element depends on one player (0: nobody);
             None if the rule cannot tell.
         covers: given the arguments, whether the rule covers their known parts (an exponent, a dtype); None: always.
+        exact_if: whether one call is exact, for rules that are in some and not in others (a matrix product with a known
+            matrix is, of two random ones it is not); None: `exact` holds for every call.
     """
 
     op: OpOverload
@@ -41,6 +49,7 @@ class Rule:
     many: bool = False
     owners: Owners | None = None
     covers: Callable[..., bool] | None = None
+    exact_if: ExactIf | None = None
 
     def takes(self, random: Sequence[int]) -> bool:
         """Whether the arguments at the positions `random` may be random."""
@@ -49,6 +58,15 @@ class Rule:
     def accepts(self, random: Sequence[int], args: Sequence[Any], options: Mapping[str, Any]) -> bool:
         """Whether the rule covers a call with these arguments, of which those at the positions `random` are random."""
         return self.takes(random) and (self.covers is None or self.covers(*args, **options))
+
+    def is_exact(self, random: Sequence[int], args: Sequence[Any]) -> bool:
+        """Whether mean and variance are exact in a call with these arguments, of which those at the positions `random` are."""
+        return self.exact if self.exact_if is None else self.exact_if(random, args)
+
+
+def one_random(random: Sequence[int], args: Sequence[Any]) -> bool:
+    """`exact_if` of an operation that is linear in each of its arguments: a product is exact with one random factor."""
+    return len(random) == 1
 
 
 class RuleTable:
@@ -61,8 +79,14 @@ class RuleTable:
         """Register a rule.
 
         Raises:
-            ValueError: the operation has a rule already.
+            InputTypeError: the operation is no overload.
+            ValueError: it has a rule already.
         """
+        if not isinstance(rule.op, OpOverload):
+            raise InputTypeError(
+                f"a rule belongs to an overload such as torch.ops.aten.relu.default, got {rule.op!r}. "
+                "For an operation made by torch.library.custom_op, take torch.ops.<namespace>.<name>.default."
+            )
         if rule.op in self._rules:
             raise ValueError(f"{rule.op} has a moment rule already; change that one instead of adding a second")
         self._rules[rule.op] = rule

@@ -2,7 +2,9 @@
 
 `softmax_j = sigmoid(d_j)` with `d_j = s_j - log sum of exp(s_k) over the others k`. The log-sums are built from pairs, up a
 balanced tree and down again, so that every score gets the sum over all others in 2 log2(C) steps. Each pair is treated as
-two Gaussians, and its log-sum counts as Gaussian again.
+two Gaussians, and its log-sum counts as Gaussian again (`rules.logsums`). Where asked for, all of it is done in both states of
+the player that dominates a row of scores (in attention, mostly the one whose query it is), and the last step in both states of
+the player that moves a score most against the others (the one whose key it is).
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ from torch import Tensor
 from ..gaussian import Gaussian
 from ..special import Moments
 from .activations import log_sigmoid, sigmoid
+from .dominant import in_both_states
 from .families import Context, pointwise
-from .larger import larger, soft_max_of_two
-from .parts import each, every, sole_owner, times
+from .logistic import logistic_share
+from .logsums import against_others
+from .parts import every, sole_owner, times
 from .registry import RULES, Rule
 
 aten = torch.ops.aten
@@ -72,7 +76,8 @@ def softmax(context: Context, value: Gaussian, axis: int, dtype: Dtype = None) -
         none = times(scores.value, 0.0)
         shares = Gaussian(none.mean + 1, none.factors, none.rest)
     else:
-        shares = _adding_up(_of_contrasts(context, scores.value, axis, sigmoid))
+        function = sigmoid if scores.value.mean.shape[-1] == 2 else logistic_share
+        shares = _adding_up(_of_contrasts(context, scores.value, axis, function))
     shares = Gaussian(shares.mean.masked_fill(scores.below.isneginf(), 0.0), shares.factors, shares.rest)
     return every(shares, lambda part: part.movedim(-1, axis))
 
@@ -101,13 +106,17 @@ def _of_contrasts(
     """A function of the differences of all scores, now along the last axis, to the log-sums of the others."""
     place = axis + scores.mean.dim()
     rows = None if context.axis is None else context.axis - (place < context.axis)
-    context = Context(context.law, rows)
-    others = _sums_of_others(context, scores)
-    factors = None
-    if scores.factors is not None and others.factors is not None:
-        factors = scores.factors - others.factors
-    contrast = Gaussian(scores.mean - others.mean, factors, scores.rest + others.rest)
-    return pointwise(context, contrast, function)
+
+    def of_rows(value: Gaussian) -> Gaussian:
+        dims = value.mean.dim()
+        inner = Context(context.law, None if rows is None else rows + 1 + dims - scores.mean.dim())
+        first = every(value, lambda part: part.movedim(-1, -dims))
+        contrast = against_others(first)
+        return every(pointwise(inner, contrast, function), lambda part: part.movedim(-dims, -1))
+
+    if scores.mean.shape[-1] == 2:  # there is nothing to build
+        return of_rows(scores)
+    return in_both_states(context.law, rows, scores, of_rows)
 
 
 def _adding_up(shares: Gaussian) -> Gaussian:
@@ -123,28 +132,6 @@ def _adding_up(shares: Gaussian) -> Gaussian:
     return Gaussian(mean, factors, shares.rest)
 
 
-def _sums_of_others(context: Context, scores: Gaussian) -> Gaussian:
-    """For every score along the last axis, `log sum exp` of all the others."""
-    levels = [scores]
-    while (size := levels[-1].mean.shape[-1]) > 1:
-        left, right, odd = halves(levels[-1])
-        pairs = larger(context, left, right, soft_max_of_two)
-        levels.append(pairs if size % 2 == 0 else each([pairs, odd], lambda parts: torch.cat(list(parts), -1)))
-    others: Gaussian | None = None  # of the root: nobody
-    for level in reversed(levels[:-1]):
-        left, right, _ = halves(level)
-        if others is None:
-            of_left, of_right, rest = right, left, None
-        else:
-            above, rest = _cut(others, left.mean.shape[-1])
-            of_left, of_right = (larger(context, above, sibling, soft_max_of_two) for sibling in (right, left))
-        others = each([of_left, of_right], lambda parts: torch.stack(list(parts), -1).flatten(-2))
-        if rest is not None and rest.mean.shape[-1]:
-            others = each([others, rest], lambda parts: torch.cat(list(parts), -1))
-    assert others is not None  # there are two scores at least
-    return others
-
-
 def halves(value: Gaussian) -> tuple[Gaussian, Gaussian, Gaussian]:
     """First and second of every pair along the last axis, and what is left without a partner."""
     even = value.mean.shape[-1] // 2 * 2
@@ -153,10 +140,6 @@ def halves(value: Gaussian) -> tuple[Gaussian, Gaussian, Gaussian]:
         every(value, lambda part: part[..., 1:even:2]),
         every(value, lambda part: part[..., even:]),
     )
-
-
-def _cut(value: Gaussian, size: int) -> tuple[Gaussian, Gaussian]:
-    return every(value, lambda part: part[..., :size]), every(value, lambda part: part[..., size:])
 
 
 def _owners(labels: Tensor, axis: int, dtype: Dtype = None) -> Tensor | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..gaussian import Gaussian
 from .activations import absolute
 from .arithmetic import multiply
-from .dominant import in_both_states, skewness
+from .dominant import aligned, in_both_states, skewness
 from .extremes import largest, smallest
 from .families import Context, pointwise
 from .larger import average, over_pairings
@@ -38,7 +38,8 @@ def _mean_square(context: Context, x: Gaussian, over: Sequence[int], keepdim: bo
     joined = together(x, over)
     skew = None if joined.factors is None else skewness(context.law, rows, joined.factors)
     moments = in_both_states(
-        context.law, rows, joined, lambda part: mean_square(part, centred=centred, skew=skew).moments
+        context.law, rows, joined,
+        lambda part: mean_square(part, centred=centred, skew=aligned(skew, part.factors)).moments,
     )
     return reduced(every(moments, lambda part: part.squeeze(-1)), x.mean.shape, over, keepdim)
 

@@ -1,0 +1,298 @@
+"""Shapley values by regression on pairs of coalitions, towards a prior where there is one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..errors import CostError, InputError, InputTypeError, MemoryBoundError
+from ..game import Game
+from .base import Estimate, Estimator
+from .exact import shapley_weights
+from .odd_games import Fit, OddProcess, draw_pairs, every_pair, held_out
+from .sampling import check_seed, stream
+
+POWERS = (2, 3, 4, 6, 9, 13, 18)
+PREFERENCE = 0.2
+"""exp(-0.2 power) is how probable a power is before anything is seen: what looks linear at 2 n evaluations seldom is."""
+SCREENED = 1024
+"""With more pairs than this, powers that these many find improbable (1 in 1,000) are not tried on all."""
+IMPROBABLE = 1e-3
+MOST_FITTED = 4096
+"""Pairs beyond this many correct the surrogate of the others, as its cost grows with their cube."""
+USUAL_ERROR = 0.02
+"""Half of all priors are taken to be off by less than this part, before anything is seen."""
+ERRORS = tuple(10 ** (k / 4) for k in range(-14, 3))
+"""Relative errors of the prior that are tried."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regression(Estimator):
+    """Regression on pairs (coalition, complement), drawn by leverage scores (Musco and Witter 2025), each at most once.
+
+    The surrogate is ridge regression on all interactions of odd order, by a Gaussian process whose values are known in
+    closed form (see `odd_games`; Bayesian quadrature: O'Hagan 1991); how fast high orders fade is averaged over, each power
+    as probable as it makes the differences. With linear terms alone it would be the regression of KernelSHAP. All rows share
+    the coalitions, hence the factorisation. Where 2^n evaluations fit the budget all are made, and the values are exact.
+    Pairs beyond 4,096 correct the surrogate without bias.
+
+    A prior is n further observations, off by an error that is found with the rest: its relative size has a half-Cauchy
+    distribution around 2 % before anything is seen, and is averaged over. So a good prior stays as it is until the sample
+    knows better, and a bad one is soon forgotten.
+
+    Players whose elements are all at the baseline add nothing and are left out of the game. The values add up to output -
+    base value by construction: the gap is rounding, and says nothing about the error. Standard errors are those of the
+    posterior; below 4 n evaluations they are a little small. A row or target has the same values alone as together with
+    others, but for rounding.
+
+    Attributes:
+        budget: most evaluations a row, those of the prior not counted; at least 2 n + 2, or 2^n.
+        prior: another estimator whose values are the prior, such as `Propagation()`; None for no prior.
+        ridge: how much the prior weighs against the sample, as the ratio of their precisions (0: nothing); without a prior
+            it is towards equal shares. None finds it, or without a prior takes 0.
+        seed: of the coalitions, 0 to 2^31 - 1.
+    """
+
+    budget: int = 2048
+    prior: Estimator | None = None
+    ridge: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.budget, bool) or not isinstance(self.budget, int):
+            raise InputTypeError(f"budget must be an int, got {type(self.budget).__name__}.")
+        if self.budget < 2:
+            raise InputError(f"budget must be at least 2 evaluations (all players, and none), got {self.budget}.")
+        if not (self.prior is None or isinstance(self.prior, Estimator)):
+            raise InputTypeError(f"prior must be an estimator such as dasp.Propagation(), or None, got {_kind(self.prior)}.")
+        if self.ridge is not None:
+            if isinstance(self.ridge, bool) or not isinstance(self.ridge, int | float):
+                raise InputTypeError(f"ridge must be a number or None, got {type(self.ridge).__name__}.")
+            if not (self.ridge >= 0 and math.isfinite(self.ridge)):
+                raise InputError(f"ridge must be 0 or more, and finite, got {self.ridge}.")
+        check_seed(self.seed)
+
+    def estimate(self, game: Game, *, progress: bool = False) -> Estimate:
+        """Values of `game` with their standard errors.
+
+        The settings carry those of the prior, and `evaluations` counts the prior's too.
+
+        Raises:
+            CostError: the budget is too small; says the least that works.
+            MemoryBoundError: the pairs do not fit the memory bound.
+        """
+        moved = game.moved(torch.arange(game.batch, device=game.device))[:, 0]  # (B, n)
+        players = moved.sum(1)
+        self._check(game, int(players.max()))
+        prior = None if self.prior is None or self.ridge == 0 else self.prior.estimate(game, progress=progress)
+        shape = (game.batch, game.targets.count, game.players.count)
+        values, errors = (torch.zeros(shape, dtype=torch.float64, device=game.device) for _ in range(2))
+        pairs = {n: _pair_count(n, self.budget) for n in players.tolist()}
+        with tqdm(total=2 * sum(pairs[n] for n in players.tolist()), disable=not progress, unit="evaluation") as bar:
+            for n in sorted(set(pairs) - {0}):
+                members = self._pairs(n, game.device)
+                rows = (players == n).nonzero()[:, 0]
+                for some in rows.split(max(1, game.memory // (2 * self._row_bytes(n, len(members), game.targets.count)))):
+                    which = moved[some].nonzero()[:, 1].reshape(len(some), 1, n).expand(-1, shape[1], -1)
+                    differences = _differences(game, some, which[:, 0], members, bar)
+                    before = None if prior is None else prior.values[some].double().gather(2, which)
+                    judged = self._judged(members, differences.flatten(0, 1), before, game.memory)
+                    values[some] = values[some].scatter(2, which, judged.values.reshape(which.shape))
+                    errors[some] = errors[some].scatter(2, which, judged.errors.reshape(which.shape))
+        own = 2 + 2 * sum(pairs[n] for n in players.tolist()) / game.batch
+        settings: dict[str, Any] = {"budget": self.budget, "prior": None, "ridge": self.ridge, "seed": self.seed}
+        if prior is None:
+            return Estimate(values, errors, own, settings)
+        settings["prior"] = {"method": type(self.prior).__name__, **prior.settings, "evaluations": prior.evaluations}
+        return Estimate(values, errors, own + prior.evaluations, settings, prior.propagations)
+
+    def _check(self, game: Game, n: int) -> None:
+        """Refuse a budget that is too small for n players, and pairs that do not fit the memory bound."""
+        least = min(2**n, 2 * n + 2)
+        if self.budget < least:
+            amount = "them all" if least == 2**n else "2 n + 2"
+            raise CostError(
+                f"a budget of {self.budget:,} evaluations is too small for {n:,} players that differ from the baseline: give "
+                f"budget={least} or more ({amount}), or group elements into players."
+            )
+        pairs = _pair_count(n, self.budget)
+        work = 40 * pairs * n if 2**n <= self.budget else 32 * min(pairs, MOST_FITTED) ** 2 + 4 * pairs * n
+        needed = work + self._row_bytes(n, pairs, game.targets.count)
+        if needed > game.memory:
+            raise MemoryBoundError(
+                f"regression on {pairs:,} pairs of coalitions of {n:,} players needs {needed / 2**20:,.3g} MiB, and the memory "
+                f"bound is {game.memory / 2**20:,.3g} MiB. Raise memory=, or lower budget=."
+            )
+
+    @staticmethod
+    def _row_bytes(n: int, pairs: int, targets: int) -> int:
+        """For the differences of one row and the values by power and error of the prior, several copies alive at once."""
+        return 8 * targets * (8 * (pairs + 1) + 4 * n * len(POWERS) * len(ERRORS))
+
+    def _pairs(self, n: int, device: torch.device) -> Tensor:
+        """Members of the coalitions whose pairs are evaluated, all players last, (M + 1, n) bool."""
+        if 2**n <= self.budget:
+            drawn = every_pair(n, device)
+        else:
+            drawn = draw_pairs(n, _pair_count(n, self.budget), stream(self.seed, audit=False)).to(device)
+        return torch.cat((drawn, torch.ones(1, n, dtype=torch.bool, device=device)))
+
+    def _judged(self, members: Tensor, differences: Tensor, prior: Tensor | None, memory: int) -> _Judged:
+        """Values of Q games (a row and target each) from their differences (Q, M + 1) at coalitions (M + 1, n)."""
+        n = members.shape[1]
+        if 2**n <= self.budget:
+            values = differences @ shapley_weights(members)
+            return _Judged(values, torch.zeros_like(values))
+        total = differences[:, -1:]
+        if prior is not None:
+            prior = prior.flatten(0, 1)
+        elif self.ridge:
+            prior = torch.zeros_like(total).expand(-1, n)
+        if prior is not None:
+            prior = prior + (total - prior.sum(1, keepdim=True)) / n
+        judged = []
+        for power, chance in zip(POWERS, _likely_powers(members, differences), strict=True):
+            if bool(chance.any()):
+                sample = _Sample.of(OddProcess.of(n, power, members.device), members, differences, memory)
+                evidence = sample.evidence.where(chance, -torch.inf) - PREFERENCE * power
+                judged += [(evidence + one.evidence, one) for one in sample.with_prior(prior, self.ridge)]
+        weight = torch.stack([log for log, _ in judged]).softmax(0)  # (K, Q)
+        value = torch.stack([one.values for _, one in judged])  # (K, Q, n)
+        mean = torch.einsum("kq,kqn->qn", weight, value)
+        each = torch.stack([one.variances for _, one in judged])
+        variance = torch.einsum("kq,kqn->qn", weight, each + (value - mean).square())
+        mean = mean + (total - mean.sum(1, keepdim=True)) / n
+        return _Judged(mean, variance.sqrt())
+
+
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    values: Tensor  # (Q, n)
+    errors: Tensor  # (Q, n), standard errors
+
+
+@dataclass(frozen=True, eq=False)
+class _Combined:
+    """The sample and the prior together, for one error of the prior."""
+
+    evidence: Tensor | float  # (Q,), log probability of the prior given the sample, and of its error
+    values: Tensor  # (Q, n)
+    variances: Tensor  # (Q, n)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sample:
+    """What the pairs say of Q games if orders fade with one power: values, and a covariance of them up to a scale."""
+
+    values: Tensor  # (Q, n)
+    covariance: Tensor  # (n, n)
+    scale: Tensor  # (Q,), that values and errors are judged by
+    likely: Tensor  # (Q,), the one that goes with the evidence
+    evidence: Tensor  # (Q,)
+    freedom: int  # pairs beyond those that n values take
+
+    @classmethod
+    def of(cls, process: OddProcess, members: Tensor, differences: Tensor, memory: int) -> _Sample:
+        """Fit the last up to 4,096 pairs, with everybody; any others correct what they give.
+
+        With the sums of variances t_0 of the fit and t_1 of the correction, the best mean of both takes t_0 / (t_0 + t_1)
+        of the correction, and leaves t_1 / (t_0 + t_1) of the variance.
+        """
+        n = members.shape[1]
+        first = max(0, len(members) - 1 - MOST_FITTED)
+        fit = Fit.of(process, members[first:], differences[:, first:])
+        values, left = fit.values, torch.ones_like(fit.size)
+        if first:
+            step = max(1, memory // (32 * (len(fit.signs) + n + len(differences))))
+            lacking, variance = held_out(fit, members[:first], differences[:, :first], step)
+            unknown = fit.size * fit.covariance.trace()
+            both = (variance + unknown).clamp(min=torch.finfo(torch.float64).tiny)
+            left = variance / both
+            values = values + (unknown / both).unsqueeze(1) * lacking
+        freedom = max(1, len(fit.signs) - n)
+        return cls(values, fit.covariance, left * fit.size, left * fit.likely, fit.evidence, freedom)
+
+    def with_prior(self, prior: Tensor | None, ridge: float | None) -> list[_Combined]:
+        """Without a prior this alone; else together with it, for a ridge or for every error that a prior may have.
+
+        In the axes of the covariance, prior - values has the variance scale * l + tau^2; as the scale is an estimate it is
+        Student's. The values move to the prior by the part scale * l / (scale * l + tau^2).
+        """
+        if prior is None:
+            variance = self.scale.unsqueeze(1) * self.covariance.diagonal().clamp(min=0)
+            return [_Combined(0.0, self.values, variance)]
+        # Efficiency is known: along the axis on which all values grow together nothing is left to find.
+        others = _sum_zero(self.covariance)
+        spread, inner = torch.linalg.eigh(others.T @ self.covariance @ others)
+        spread, axis = spread.clamp(min=0), others @ inner
+        away = (prior - self.values) @ axis  # (Q, n - 1)
+        within = self.scale.unsqueeze(1) * spread
+        tiny = torch.finfo(torch.float64).tiny
+
+        def combined(tau2: Tensor, evidence: Tensor | float) -> _Combined:
+            both = (within + tau2).clamp(min=tiny)
+            values = self.values + (away * within / both) @ axis.T
+            return _Combined(evidence, values, (within * tau2 / both) @ axis.T.square())
+
+        if ridge is not None:
+            return [combined(within.mean(1, keepdim=True) / ridge, 0.0)]
+        typical = torch.maximum(*(x.square().mean(1, keepdim=True) for x in (prior, self.values)))
+        result = []
+        for error in ERRORS:
+            tau2 = error**2 * typical
+            variance = (self.likely.unsqueeze(1) * spread + tau2).clamp(min=tiny)
+            surprise = (away.square() / variance).sum(1)
+            evidence = -(self.freedom + len(spread)) / 2 * (surprise / self.freedom).log1p() - variance.log().sum(1) / 2
+            expected = math.log(error / (1 + (error / USUAL_ERROR) ** 2))
+            result.append(combined(tau2, evidence + expected))
+        return result
+
+
+def _sum_zero(like: Tensor) -> Tensor:
+    """An orthonormal basis of the n-vectors that add up to 0, (n, n - 1): a reflection that takes the first axis to ones."""
+    n = len(like)
+    normal = torch.full((n, 1), -(n**-0.5), dtype=like.dtype, device=like.device)
+    normal[0] += 1
+    return torch.eye(n, dtype=like.dtype, device=like.device)[:, 1:] - normal @ normal[1:].T * (2 / normal.square().sum())
+
+
+def _likely_powers(members: Tensor, differences: Tensor) -> list[Tensor]:
+    """Whether each power is worth trying on each game, (Q,) bool, by the last pairs if there are many."""
+    n, first = members.shape[1], len(members) - 1 - SCREENED
+    if first <= 0:
+        return [torch.ones(len(differences), dtype=torch.bool, device=members.device) for _ in POWERS]
+    some, known = members[first:], differences[:, first:]
+    evidence = [Fit.of(OddProcess.of(n, p, members.device), some, known).evidence - PREFERENCE * p for p in POWERS]
+    return list(torch.stack(evidence).softmax(0) > IMPROBABLE)
+
+
+def _pair_count(n: int, budget: int) -> int:
+    """Pairs to evaluate for n players beside (nobody, all)."""
+    return 2 ** max(0, n - 1) - 1 if 2**n <= budget else (budget - 2) // 2
+
+
+def _differences(game: Game, rows: Tensor, which: Tensor, members: Tensor, bar: Any) -> Tensor:
+    """v(S) - v(complement) for coalitions (M + 1, k) of the players `which` (R, k) of each row, (R, T, M + 1) float64."""
+    result = torch.empty(len(rows), game.targets.count, len(members), dtype=torch.float64, device=game.device)
+    result[:, :, -1] = game.outputs[rows].double() - game.base_values[rows].double()
+    step = max(1, min(game.chunk // 2, game.memory // (32 * game.players.count)))
+    patterns, owner = which.unique(dim=0, return_inverse=True)
+    for index, pattern in enumerate(patterns):
+        same = (owner == index).nonzero()[:, 0]
+        for some in torch.arange(len(members) - 1, device=game.device).split(step):
+            coalitions = torch.zeros(2, len(some), game.players.count, dtype=torch.bool, device=game.device)
+            coalitions[0][:, pattern] = members[some]
+            coalitions[1][:, pattern] = ~members[some]
+            table = game.table(coalitions.flatten(0, 1), rows[same]).double().unflatten(1, (2, -1))
+            result[same.unsqueeze(1), :, some] = table[:, 0] - table[:, 1]
+            bar.update(2 * len(some) * len(same))
+    return result
+
+
+def _kind(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__

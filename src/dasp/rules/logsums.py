@@ -1,0 +1,78 @@
+"""Sums of exponentials of jointly Gaussian scores: for every score, the log-sum over all others.
+
+Scores lie along the first axis of a value, so that halves of them are blocks of memory. Each log-sum counts as Gaussian.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ..gaussian import Gaussian
+from .logistic import soft_rectified
+
+
+def against_others(scores: Gaussian) -> Gaussian:
+    """`s_j - log sum of exp(s_k) over the others k`, for two scores or more along the first axis."""
+    others = _of_others(scores)
+    factors = None
+    if scores.factors is not None and others.factors is not None:
+        factors = scores.factors - others.factors
+    return Gaussian(scores.mean - others.mean, factors, scores.rest + others.rest)
+
+
+def _of_others(scores: Gaussian) -> Gaussian:
+    """The log-sum over all others of every score: up a balanced tree of halves, and down again."""
+    levels = [scores]
+    while (size := len(levels[-1].mean)) > 2:
+        level, half = levels[-1], size // 2
+        pairs = added(_part(level, 0, half), _part(level, half, 2 * half))
+        levels.append(_joined([pairs, _part(level, 2 * half, size)]))
+    others = _joined([_part(levels[-1], 1, 2), _part(levels[-1], 0, 1)])
+    for level in reversed(levels[:-1]):
+        size, half = len(level.mean), len(level.mean) // 2
+        above = _part(others, 0, half)
+        first, second = (added(above, sibling) for sibling in (_part(level, half, 2 * half), _part(level, 0, half)))
+        others = _joined([first, second, _part(others, half, size)])
+    return others
+
+
+def added(x: Gaussian, y: Gaussian) -> Gaussian:
+    """`log(exp X + exp Y) = X + g(Y - X)`, g the softplus and X the one of larger mean, so that no digits are lost.
+
+    With S, w, Q of `soft_rectified` for the difference, and v its variance, which is all that their loadings are squared in:
+    mean `mx + S`, loadings `(1-w) Lx + w Ly`, variance `(1-w) vx + w vy - Q`, of which the loadings leave
+    `(1-w)^2 rx + w^2 ry + (w (1-w) v - Q)`, with r the rests.
+    """
+    x_leads = x.mean >= y.mean
+    gap = y.mean - x.mean
+    v = x.rest + y.rest
+    if x.factors is not None and y.factors is not None:
+        v = v + (x.factors - y.factors).square().sum(0)
+    # Both branches are smooth at a tie, as everything is symmetric in the gap; an absolute value is not.
+    mean, slope, spared = soft_rectified(torch.where(x_leads, gap, -gap), v)
+    of_x = torch.where(x_leads, 1 - slope, slope)
+    factors = None
+    if x.factors is not None and y.factors is not None:
+        factors = torch.lerp(y.factors, x.factors, of_x.expand_as(x.factors))
+    of_y = 1 - of_x
+    rest = of_x.square() * x.rest + of_y.square() * y.rest + (of_x * of_y * v - spared).clamp(min=0)
+    return Gaussian(torch.where(x_leads, x.mean, y.mean) + mean, factors, rest)
+
+
+def _part(value: Gaussian, start: int, end: int) -> Gaussian:
+    """Scores from `start` up to `end`."""
+    factors = None if value.factors is None else value.factors[:, start:end]
+    return Gaussian(value.mean[start:end], factors, value.rest[start:end])
+
+
+def _joined(parts: Sequence[Gaussian]) -> Gaussian:
+    """All of some scores, one after the other."""
+    parts = [part for part in parts if len(part.mean)]
+    factors = [part.factors for part in parts if part.factors is not None]
+    return Gaussian(
+        torch.cat([part.mean for part in parts]),
+        torch.cat(factors, 1) if factors else None,
+        torch.cat([part.rest for part in parts]),
+    )

@@ -1,0 +1,77 @@
+"""Which players are enumerated: those that stand out, each target for itself, and nobody where players are tied."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import dasp
+from dasp.estimators.mixed import Mixed
+
+
+def test_the_largest_in_their_order_without_ties() -> None:
+    steps = torch.tensor([[3.0, 1.0, 2.0, 0.5], [1.0, 1.0, 1.0, 0.0], [2.0, 5.0, 2.0, 0.0]])
+    mixed = Mixed.largest(steps, 2, torch.ones(3))
+    assert mixed.players[0].tolist() == [0, 2]
+    assert mixed.held.sum(1).tolist() == [2, 0, 1]
+    assert mixed.players[2][mixed.held[2]].tolist() == [1]
+    assert Mixed.largest(steps, 4, torch.ones(3)).held.all()
+
+
+def test_targets_that_agree_share_a_choice() -> None:
+    steps = torch.tensor([[[3.0, 1.0, 2.0], [1.0, 3.0, 2.0], [9.0, 1.0, 0.0]]])
+    groups = Mixed.by_target(steps, 1, torch.ones(1, 3))
+    assert sorted(groups.values()) == [[0, 2], [1]]
+
+
+def test_a_tie_up_to_rounding_of_what_steps_are_differences_of() -> None:
+    steps = torch.tensor([[1.0, 1.0 + 1e-4, 0.1]])
+    assert not Mixed.largest(steps, 1, torch.tensor([1e3])).held.any()
+    assert Mixed.largest(steps, 1, torch.tensor([1.0])).held.all()
+
+
+class Twins(nn.Module):
+    """Players 0 and 1 are interchangeable, and lead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(9, 12), nn.Tanh(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 2)).double()
+        with torch.no_grad():
+            self.layers[0].weight[:, 1] = self.layers[0].weight[:, 0]
+            self.layers[0].weight[:, :2] *= 3
+
+    def forward(self, x: Tensor) -> Any:
+        return self.layers(x)
+
+
+@pytest.mark.parametrize("mixture", [None, 1, 2, 3])
+def test_equal_players_stay_equal(mixture: int | None) -> None:
+    x = torch.linspace(-1, 1, 9, dtype=torch.float64).repeat(2, 1)
+    x[:, :2] = 1.5
+    values = dasp.Explainer(Twins(), method=dasp.Propagation(mixture=mixture))(x, 1).per_player[:, 0]
+    torch.testing.assert_close(values[:, 0], values[:, 1], rtol=1e-8, atol=1e-12)
+
+
+def test_with_nobody_to_hold_it_is_as_without() -> None:
+    x = torch.full((1, 9), 0.5, dtype=torch.float64)
+    model = nn.Sequential(nn.Linear(9, 6), nn.Tanh(), nn.Linear(6, 1)).double()
+    with torch.no_grad():
+        model[0].weight[:] = model[0].weight[:, :1]  # all nine are equal
+    options = {"nodes": 4, "rule": "lobatto", "rank": "full"}
+    with_one = dasp.Explainer(model, method=dasp.Propagation(mixture=1, **options))(x).values
+    without = dasp.Explainer(model, method=dasp.Propagation(mixture=0, **options))(x).values
+    torch.testing.assert_close(with_one, without, rtol=1e-10, atol=1e-13)
+
+
+def test_a_row_and_a_target_are_as_alone() -> None:
+    x = torch.randn(4, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    explainer = dasp.Explainer(Twins())
+    together = explainer(x, [0, 1]).per_player
+    for row in range(4):
+        for target in range(2):
+            alone = explainer(x[row : row + 1], target).per_player[0, 0]
+            torch.testing.assert_close(together[row, target], alone, rtol=1e-10, atol=1e-13)
