@@ -153,9 +153,9 @@ def conjunction() -> nn.Sequential:
 def scored() -> nn.Sequential:
     """Seven players raise five scores, inputs 0 and 1 one score each; the output is the probability of a third score."""
     scores = torch.zeros(5, 7, dtype=torch.float64, device="cpu")
-    for score, players in enumerate(((0,), (1,), (2,), (3, 4, 5, 6), (4,))):
+    for score, players in enumerate(((0,), (2,), (1,), (3, 4, 5, 6), (4,))):
         scores[score, list(players)] = 1
-    return nn.Sequential(linear(scores), nn.Softmax(1), linear([[0, 0, 1, 0, 0]]))
+    return nn.Sequential(linear(scores), nn.Softmax(1), linear([[0, 1, 0, 0, 0]]))
 
 
 def beside(first: nn.Sequential, second: nn.Sequential, weights: tuple[float, float]) -> nn.Sequential:

@@ -1,6 +1,6 @@
 """Sums of exponentials of jointly Gaussian scores: for every score, the log-sum over all others.
 
-Scores lie along the first axis of a value, so that halves of them are blocks of memory. Each log-sum counts as Gaussian.
+Scores lie along the first axis of a value, so that each is a block of memory. Each log-sum counts as Gaussian.
 """
 
 from __future__ import annotations
@@ -23,18 +23,21 @@ def against_others(scores: Gaussian) -> Gaussian:
 
 
 def _of_others(scores: Gaussian) -> Gaussian:
-    """The log-sum over all others of every score: up a balanced tree of halves, and down again."""
+    """The log-sum over all others of every score: up a balanced tree of neighbours, and down again.
+
+    Neighbours, so that scores behind the others which a mask has taken out do not change who is paired with whom.
+    """
     levels = [scores]
     while (size := len(levels[-1].mean)) > 2:
         level, half = levels[-1], size // 2
-        pairs = added(_part(level, 0, half), _part(level, half, 2 * half))
+        pairs = added(_part(level, 0, 2 * half, 2), _part(level, 1, 2 * half, 2))
         levels.append(_joined([pairs, _part(level, 2 * half, size)]))
     others = _joined([_part(levels[-1], 1, 2), _part(levels[-1], 0, 1)])
     for level in reversed(levels[:-1]):
         size, half = len(level.mean), len(level.mean) // 2
         above = _part(others, 0, half)
-        first, second = (added(above, sibling) for sibling in (_part(level, half, 2 * half), _part(level, 0, half)))
-        others = _joined([first, second, _part(others, half, size)])
+        first, second = (added(above, _part(level, sibling, 2 * half, 2)) for sibling in (1, 0))
+        others = _joined([_alternating(first, second), _part(others, half, size)])
     return others
 
 
@@ -61,10 +64,19 @@ def added(x: Gaussian, y: Gaussian) -> Gaussian:
     return Gaussian(torch.where(x_leads, x.mean, y.mean) + mean, factors, rest)
 
 
-def _part(value: Gaussian, start: int, end: int) -> Gaussian:
-    """Scores from `start` up to `end`."""
-    factors = None if value.factors is None else value.factors[:, start:end]
-    return Gaussian(value.mean[start:end], factors, value.rest[start:end])
+def _part(value: Gaussian, start: int, end: int, step: int = 1) -> Gaussian:
+    """Every score, or every second, from `start` up to `end`."""
+    factors = None if value.factors is None else value.factors[:, start:end:step]
+    return Gaussian(value.mean[start:end:step], factors, value.rest[start:end:step])
+
+
+def _alternating(first: Gaussian, second: Gaussian) -> Gaussian:
+    """One of the first, one of the second, and so on."""
+    factors = None
+    if first.factors is not None and second.factors is not None:
+        factors = torch.stack((first.factors, second.factors), 2).flatten(1, 2)
+    mean, rest = (torch.stack(parts, 1).flatten(0, 1) for parts in ((first.mean, second.mean), (first.rest, second.rest)))
+    return Gaussian(mean, factors, rest)
 
 
 def _joined(parts: Sequence[Gaussian]) -> Gaussian:
