@@ -290,6 +290,8 @@ PRODUCTS = (
     curved(aten.baddbmm.default, k(2, 2, 2), x(2, 2, 3), x(2, 3, 2), beta=0.5, alpha=2, tolerance=0.05, rows=False),
     curved(aten.baddbmm.default, x(2, 2, 2), x(2, 2, 3), x(2, 3, 2), beta=0.5, alpha=2, tolerance=0.05),
     curved(aten.addmm.default, x(3, 2), x(3, 3), k(3, 2), rows=False, beta=2),
+    curved(aten.addmm.default, x(2, 2), x(2, 3), x(3, 2), tolerance=0.05, rows=False, beta=2, alpha=0.5),
+    curved(aten.addmv.default, x(2), x(2, 3), x(3), tolerance=0.05, rows=False, alpha=2),
     affine(aten.addmm.default, x(2), k(3, 3), k(3, 2), rows=False, beta=2, alpha=3),
     affine(aten.addmm.default, x(2, 2), k(2, 3), k(3, 2), rows=False),
     affine(aten.addmv.default, k(2), x(2, 3), k(3), rows=False, beta=2, alpha=3),

@@ -36,7 +36,11 @@ class Dominant:
 
     def load(self, factors: Tensor) -> Tensor:
         """Loadings of the players taken out, (*s), from factors (R, *s)."""
-        return factors.gather(0, self.player)[0] * self.single
+        return self.largest(factors) * self.single
+
+    def largest(self, factors: Tensor) -> Tensor:
+        """Loadings of the players, taken out or tied, (*s), from factors (R, *s)."""
+        return factors.gather(0, self.player)[0]
 
     def steps(self, load: Tensor) -> Tensor:
         """What the state of the player adds to the mean: present, absent, (2, *s)."""
@@ -47,16 +51,16 @@ class Dominant:
         """Mean over both states, (2, *s) to (*s)."""
         return torch.lerp(states[1], states[0], self.q)
 
-    def factors(self, others: Tensor, means: Tensor) -> Tensor:
-        """Factors of the others (R, *s), and in place of the player's the one that its two states' means (2, *s) give."""
+    def factors(self, others: Tensor, largest: Tensor, means: Tensor) -> Tensor:
+        """Factors of the others (R, *s), and in place of the player's, `largest` (*s), what its states' means (2, *s) give."""
         on, off = means
-        kept = others.gather(0, self.player)[0] * (1 - self.single)
+        kept = largest * (1 - self.single)
         own = kept + (self.q * (1 - self.q)).sqrt() * (on - off)  # the states are equal where there is no player
         return others.scatter(0, self.player, own.unsqueeze(0))
 
-    def without(self, square: Tensor) -> Tensor:
-        """Sum over factors of `square` (R, *s) without the player's, (*s)."""
-        return (square.sum(0) - self.load(square)).clamp(min=0)
+    def without(self, factors: Tensor, load: Tensor) -> Tensor:
+        """Variance that factors (R, *s) explain, without the player's `load`, (*s)."""
+        return (factors.square().sum(0) - load.square()).clamp(min=0)
 
 
 def skewness(law: Law, axis: int | None, factors: Tensor) -> Tensor | None:

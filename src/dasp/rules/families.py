@@ -78,10 +78,9 @@ def pointwise(
     if value.factors is None:
         result = moments(value.mean, value.rest)
         return Gaussian(result.mean, None, result.var)
-    square = value.factors.square()
-    top = dominant(context.law, context.axis, square)
+    top = dominant(context.law, context.axis, value.factors.detach().square())
     if top is None:
-        explained = square.sum(0)
+        explained = value.factors.square().sum(0)
         result = moments(value.mean, value.rest + explained)
         rest = (result.var - result.slope.square() * explained).clamp(min=0)
         return Gaussian(result.mean, result.slope * value.factors, rest)
@@ -89,12 +88,14 @@ def pointwise(
         distance = value.mean.detach() - pole
         near = (distance + top.steps(top.load(value.factors.detach()))) / distance
         top = replace(top, single=top.single * (near > NEAREST).all(0))
-    others = top.without(square)
-    centres = value.mean + top.steps(top.load(value.factors))
+    largest = top.largest(value.factors)
+    load = largest * top.single
+    others = top.without(value.factors, load)
+    centres = value.mean + top.steps(load)
     result = moments(centres, (value.rest + others).expand_as(centres))
     slope = top.mean(result.slope)
     rest = (top.mean(result.var) - slope.square() * others).clamp(min=0)
-    return Gaussian(top.mean(result.mean), top.factors(slope * value.factors, result.mean), rest)
+    return Gaussian(top.mean(result.mean), top.factors(slope * value.factors, slope * largest, result.mean), rest)
 
 
 @dataclass(frozen=True)

@@ -63,12 +63,13 @@ def larger(context: Context, x: Gaussian, y: Gaussian, two: MomentsOfTwo = max_o
         return Gaussian(result.mean, factors, (result.var - factors.square().sum(0)).clamp(min=0))
     load_x, load_y = top.load(x.factors), top.load(y.factors)
     means = x.mean + top.steps(load_x), y.mean + top.steps(load_y)
-    vx, vy = (v.rest + top.without(v.factors.square()) for v in (x, y) if v.factors is not None)
+    vx, vy = x.rest + top.without(x.factors, load_x), y.rest + top.without(y.factors, load_y)
     c = (x.factors * y.factors).sum(0) - load_x * load_y
     result = two(*means, *(part.expand_as(means[0]) for part in (vx, vy, c)))
     others = torch.lerp(y.factors, x.factors, top.mean(result.weight).expand_as(x.mean))
-    rest = (top.mean(result.var) - top.without(others.square())).clamp(min=0)
-    return Gaussian(top.mean(result.mean), top.factors(others, result.mean), rest)
+    largest = top.largest(others)
+    rest = (top.mean(result.var) - top.without(others, largest * top.single)).clamp(min=0)
+    return Gaussian(top.mean(result.mean), top.factors(others, largest, result.mean), rest)
 
 
 def over_pairings(members: Sequence[Member], merge: Callable[[Member, Member], Member]) -> list[Member]:

@@ -30,13 +30,13 @@ def _of_others(scores: Gaussian) -> Gaussian:
     levels = [scores]
     while (size := len(levels[-1].mean)) > 2:
         level, half = levels[-1], size // 2
-        pairs = added(_part(level, 0, 2 * half, 2), _part(level, 1, 2 * half, 2))
-        levels.append(_joined([pairs, _part(level, 2 * half, size)]))
+        levels.append(_joined([added(*_pairs(level)), _part(level, 2 * half, size)]))
     others = _joined([_part(levels[-1], 1, 2), _part(levels[-1], 0, 1)])
     for level in reversed(levels[:-1]):
         size, half = len(level.mean), len(level.mean) // 2
         above = _part(others, 0, half)
-        first, second = (added(above, _part(level, sibling, 2 * half, 2)) for sibling in (1, 0))
+        left, right = _pairs(level)
+        first, second = added(above, right), added(above, left)
         others = _joined([_alternating(first, second), _part(others, half, size)])
     return others
 
@@ -64,10 +64,21 @@ def added(x: Gaussian, y: Gaussian) -> Gaussian:
     return Gaussian(torch.where(x_leads, x.mean, y.mean) + mean, factors, rest)
 
 
-def _part(value: Gaussian, start: int, end: int, step: int = 1) -> Gaussian:
-    """Every score, or every second, from `start` up to `end`."""
-    factors = None if value.factors is None else value.factors[:, start:end:step]
-    return Gaussian(value.mean[start:end:step], factors, value.rest[start:end:step])
+def _part(value: Gaussian, start: int, end: int) -> Gaussian:
+    """Every score from `start` up to `end`."""
+    if (start, end) == (0, len(value.mean)):
+        return value
+    factors = None if value.factors is None else value.factors[:, start:end]
+    return Gaussian(value.mean[start:end], factors, value.rest[start:end])
+
+
+def _pairs(value: Gaussian) -> tuple[Gaussian, Gaussian]:
+    """Left and right of every pair of neighbours; one that is left over is left out."""
+    half = len(value.mean) // 2
+    even = _part(value, 0, 2 * half)
+    mean, rest = (part.unflatten(0, (half, 2)).unbind(1) for part in (even.mean, even.rest))
+    factors = (None, None) if even.factors is None else even.factors.unflatten(1, (half, 2)).unbind(2)
+    return Gaussian(mean[0], factors[0], rest[0]), Gaussian(mean[1], factors[1], rest[1])
 
 
 def _alternating(first: Gaussian, second: Gaussian) -> Gaussian:

@@ -44,14 +44,11 @@ def normalised(x: Gaussian, eps: float, *, centred: bool, skew: Tensor | None = 
     shift = b * square.noise
     rest = a.square() * square.value.rest + 2 * a * m * shift + (m * b).square() * square.moments.rest
     rest = rest.clamp(min=0)
-    var = rest
     if factors is not None and square.moments.factors is not None:
         loads = b * square.moments.factors
-        products = factors * loads
-        shift = shift + products.sum(0)
-        factors = a * factors + m * loads
-        factors = factors if skew is None else factors + skew * products
-        var = var + factors.square().sum(0)
+        shift = shift + (factors * loads).sum(0)
+        scale = a if skew is None else a + skew * loads  # one for each row and factor
+        factors = factors * scale + m * loads
     result = Gaussian(a * m + shift, factors, rest)
     if skew is not None:
         return result
@@ -61,7 +58,7 @@ def normalised(x: Gaussian, eps: float, *, centred: bool, skew: Tensor | None = 
     spread = size * square.spread / total
     wanted = spread - (sizes * torch.expm1(0.75 * w) + size * eps * torch.expm1(w)) / total
     wanted = wanted - (2 * a * m * shift + shift.square()).sum(-1, keepdim=True)
-    ratio = _ratio(wanted, var.sum(-1, keepdim=True), spread)
+    ratio = _ratio(wanted, result.var.sum(-1, keepdim=True), spread)
     return Gaussian(result.mean, None if factors is None else factors * ratio.sqrt(), rest * ratio)
 
 

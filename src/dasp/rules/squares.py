@@ -48,18 +48,19 @@ def mean_square(x: Gaussian, *, centred: bool, skew: Tensor | None = None) -> Me
     if centred:
         m = m - m.mean(-1, keepdim=True)
         factors = None if factors is None else factors - factors.mean(-1, keepdim=True)
-    explained = torch.zeros_like(m) if factors is None else factors.square().sum(0)
+    squares = None if factors is None else factors.square()
+    explained = torch.zeros_like(m) if squares is None else squares.sum(0)
     own = (d.square() * (1 - 2 * k) + 2 * d * (m.square() + explained)).sum(-1, keepdim=True) + (k * total).square()
     noise = 2 / size * m * d
     noise = noise - noise.mean(-1, keepdim=True) if centred else noise
     spread = explained.mean(-1, keepdim=True) + total * ((1 - k) / size)
     mean = m.square().mean(-1, keepdim=True) + spread
     loads = None
-    if factors is not None:
-        loads = 2 * (m * factors).mean(-1, keepdim=True)
+    if factors is not None and squares is not None:
+        loads = 2 / size * (factors.unsqueeze(-2) @ m.unsqueeze(-1)).squeeze(-1)
         overlap = _overlap(factors)
         if skew is not None:
-            lengths = factors.square().sum(-1, keepdim=True)
+            lengths = squares.sum(-1, keepdim=True)
             loads = loads + skew * lengths / size
             overlap = (overlap - lengths.square().sum(0)).clamp(min=0)
         own = own + overlap

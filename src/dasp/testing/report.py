@@ -64,7 +64,7 @@ class RuleReport:
 
     Attributes:
         op: the operation.
-        exact: whether its rule claims mean and variance to be exact.
+        exact: whether its rule claims mean and variance to be exact for all of the samples.
         measured: its largest errors; None where no sample could be measured.
         checks: every check of every sample.
     """

@@ -150,6 +150,13 @@ class Case:
     rule: Rule
     sample: Sample
 
+    @property
+    def exact(self) -> bool:
+        """Whether the rule claims to be exact for these arguments."""
+        parts = [arg if isinstance(arg, (list, tuple)) else [arg] for arg in self.sample.args]
+        random = [i for i, part in enumerate(parts) if any(isinstance(one, Random) for one in part)]
+        return self.rule.is_exact(random, self.sample.args)
+
     def moments(self, values: Sequence[Gaussian], law: Law = PLAIN) -> list[Gaussian]:
         """What the rule gives."""
         args = self.sample.filled(values)

@@ -89,7 +89,7 @@ def check_rule(
         if all(one.passed for one in results if one.check == "shape") and trial.ran:
             one = trial.measured
             measured = one if measured is None else measured.worst(one)
-    report = RuleReport(str(op), trials[0].case.rule.exact, measured, tuple(found))
+    report = RuleReport(str(op), all(trial.case.exact for trial in trials), measured, tuple(found))
     if not report.passed and not report_only:
         raise RuleError(str(report))
     return report
