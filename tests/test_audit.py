@@ -57,14 +57,73 @@ def test_interval_covers_the_true_error(truth: dasp.Attribution, relative: float
 
 
 def test_interval_is_not_idle(truth: dasp.Attribution) -> None:
-    found = audit(game_of(truth), wrong_by(truth, 0.3), evaluations=20_000)
-    assert ((found.high - found.low) < 0.05).all()
-    assert (found.relative_error - 0.3).abs().max() < 0.03
+    found = audit(game_of(truth), wrong_by(truth, 0.3), evaluations=1000)
+    assert ((found.high - found.low) < 0.15).all()
+    assert (found.relative_error - 0.3).abs().max() < 0.06
+
+
+def test_all_coalitions_leave_nothing_to_estimate(truth: dasp.Attribution) -> None:
+    found = audit(game_of(truth), wrong_by(truth, 0.3), evaluations=1024)
+    for part in (found.relative_error, found.low, found.high):
+        torch.testing.assert_close(part, torch.full_like(part, 0.3), rtol=1e-9, atol=0)
+    assert found.evaluations == 1024
+
+
+@pytest.fixture(scope="module", params=["relu", "gelu", "attention", "recurrent"])
+def imperfect(request: pytest.FixtureRequest) -> tuple[dasp.Attribution, Tensor]:
+    """A propagated attribution of a network, and how far it is off."""
+    torch.manual_seed(3)
+    x = torch.randn(2, 12, dtype=torch.float64) * 1.5
+    models = {
+        "relu": nn.Sequential(nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, 1)),
+        "gelu": nn.Sequential(nn.Linear(12, 24), nn.GELU(), nn.Linear(24, 1), nn.Tanh()),
+        "attention": nn.Sequential(
+            nn.Unflatten(1, (4, 3)), nn.Linear(3, 8), nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True),
+            nn.Flatten(), nn.Linear(32, 1),
+        ),
+        "recurrent": nn.Sequential(nn.Unflatten(1, (4, 3)), nn.Linear(3, 8), nn.Tanh(), nn.Flatten(), nn.Linear(32, 8),
+                                   nn.SiLU(), nn.Linear(8, 1)),
+    }  # fmt: skip
+    model = models[request.param].double().eval()
+    exact = dasp.Explainer(model, 0.0, method=dasp.Exact())(x).per_player[:, 0]
+    rough = dasp.Explainer(model, 0.0, method=dasp.Propagation(rank=0, nodes=3))(x)
+    return rough, (rough.per_player[:, 0] - exact).norm(dim=1) / exact.norm(dim=1)
+
+
+def test_intervals_cover_as_often_as_they_say(imperfect: tuple[dasp.Attribution, Tensor]) -> None:
+    rough, error = imperfect
+    found = [rough.audit(1000, seed=seed) for seed in range(200)]
+    covered = torch.stack([(a.low[:, 0] <= error) & (error <= a.high[:, 0]) for a in found]).double().mean()
+    print(covered)
+    assert 0.92 <= covered <= 0.98
+
+
+def test_players_have_intervals_of_their_own(truth: dasp.Attribution) -> None:
+    values = wrong_by(truth, 0.3)
+    away = values - truth.per_player
+    found = [audit(game_of(truth), values, evaluations=300, seed=seed, per_player=True) for seed in range(60)]
+    errors = torch.stack([a.player_errors for a in found if a.player_errors is not None])
+    spread = torch.stack([a.player_spread for a in found if a.player_spread is not None])
+    standard = errors.std(0) / len(found) ** 0.5
+    assert ((errors.mean(0) - away).abs() < 4 * standard).all()
+    assert 0.92 < ((errors - away).abs() <= spread).double().mean() < 0.98
+    assert found[0].player_errors is not None and audit(game_of(truth), values, evaluations=300).player_errors is None
+
+
+def test_players_at_the_baseline_are_known(truth: dasp.Attribution) -> None:
+    torch.manual_seed(1)
+    model, x = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 1)).double(), torch.ones(2, 12).double()
+    x[0, :2] = 0.0
+    game = game_of(dasp.Explainer(model, 0.0, method=dasp.Exact())(x))
+    values = torch.full((2, 1, 12), 0.1, dtype=torch.float64)
+    found = audit(game, values, evaluations=500, per_player=True)
+    assert found.player_errors is not None and found.player_spread is not None
+    assert (found.player_errors[0, 0, :2] == 0.1).all() and (found.player_spread[0, 0, :2] == 0).all()
 
 
 def test_more_confidence_is_a_wider_interval(truth: dasp.Attribution) -> None:
     values = wrong_by(truth, 0.3)
-    half, most = (audit(game_of(truth), values, confidence=c) for c in (0.5, 0.99))
+    half, most = (audit(game_of(truth), values, evaluations=300, confidence=c) for c in (0.5, 0.99))
     assert ((most.high - most.low) > (half.high - half.low)).all()
     assert torch.equal(half.relative_error, most.relative_error)
 
@@ -81,15 +140,15 @@ def test_a_sampled_attribution_is_not_judged_by_its_own_permutations(truth: dasp
 
 
 def test_evaluations_are_what_the_budget_holds(truth: dasp.Attribution) -> None:
-    found = truth.audit(2000)
-    assert found.evaluations == 2 + 111 * 18
+    found = truth.audit(801)
+    assert found.evaluations == 800
     assert found.relative_error.shape == found.low.shape == found.high.shape == (2, 2)
 
 
 def test_least_budget(truth: dasp.Attribution) -> None:
-    with pytest.raises(dasp.CostError, match="evaluations=74 or more"):
-        truth.audit(73)
-    assert truth.audit(74).evaluations == 74
+    with pytest.raises(dasp.CostError, match="evaluations=18 or more"):
+        truth.audit(17)
+    assert truth.audit(18).evaluations == 18
 
 
 def test_memory_bound_does_not_change_an_audit(truth: dasp.Attribution) -> None:
@@ -176,9 +235,9 @@ def test_a_model_that_was_changed_since_is_not_judged_by_old_values() -> None:
 def test_text_where_the_values_are_not_told_from_nothing() -> None:
     explainer = dasp.Explainer(nn.Linear(3, 1), 0.0, method=dasp.Exact())
     nothing = explainer(torch.zeros(1, 3))
-    assert str(nothing.audit(100)) == "relative error 0 % (95 % interval 0 % to 0 %), 98 evaluations a row"
+    assert str(nothing.audit(100)) == "relative error 0 % (95 % interval 0 % to 0 %), 1 evaluations a row"
     found = audit(game_of(nothing), torch.ones(1, 1, 3), evaluations=100)
-    assert str(found) == "relative error unknown (the values are not told from 0), 98 evaluations a row"
+    assert str(found) == "relative error unknown (the values are not told from 0), 1 evaluations a row"
     some = [torch.tensor([[0.5], [float("inf")]], dtype=torch.float64)] * 3 + [torch.ones(2, 1)] * 2
     assert str(Audit(*some, evaluations=98, confidence=0.95)) == (
         "mean of 1: relative error 50 % (95 % interval 50 % to 50 %); 1 more unknown (values not told from 0), "

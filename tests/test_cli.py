@@ -147,7 +147,7 @@ def test_audit_adds_the_measured_error(net: Path, rows: Path) -> None:
     table = explain(net, rows, "--target", 0, "--audit", 100)[1]
     assert (np.array(table.column("audit_error")) < 1e-3).all()
     assert (np.array(table.column("audit_high")) >= np.array(table.column("audit_low"))).all()
-    assert set(table.column("audit_evaluations").to_pylist()) <= set(range(50, 101))
+    assert set(table.column("audit_evaluations").to_pylist()) <= {8}
 
 
 def test_double_precision_is_computed_in_double(net: Path, rows: Path) -> None:

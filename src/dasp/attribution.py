@@ -30,7 +30,9 @@ RESERVED = ("sample", "target", "base_value", "output", "gap")
 class Auditor(Protocol):
     """Measures the error of values (B, T, n); the explainer binds `dasp.audit.audit` to the game it played."""
 
-    def __call__(self, values: Tensor, *, evaluations: int, seed: int, confidence: float, progress: bool) -> Audit:
+    def __call__(
+        self, values: Tensor, *, evaluations: int, seed: int, confidence: float, per_player: bool, progress: bool
+    ) -> Audit:
         """Audit (B, T, n)."""
 
 
@@ -121,8 +123,9 @@ class Attribution:
         return spread if self.as_tuple else spread[0]
 
     def audit(
-        self, evaluations: int = 2000, *, seed: int = 0, confidence: float = 0.95, progress: bool = False
-    ) -> Audit:
+        self, evaluations: int = 2000, *, seed: int = 0, confidence: float = 0.95, per_player: bool = False,
+        progress: bool = False,
+    ) -> Audit:  # fmt: skip
         """Measure the error of these values without knowing the truth; see `dasp.audit.audit`.
 
         Raises:
@@ -136,8 +139,9 @@ class Attribution:
                 "or audit before saving."
             )
         return self.auditor(
-            self.per_player, evaluations=evaluations, seed=seed, confidence=confidence, progress=progress
-        )
+            self.per_player, evaluations=evaluations, seed=seed, confidence=confidence, per_player=per_player,
+            progress=progress,
+        )  # fmt: skip
 
     def to_frame(self) -> pandas.DataFrame:
         """A pandas DataFrame: one row for each sample and target, one column for each player.

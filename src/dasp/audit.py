@@ -1,18 +1,19 @@
 """The error of an attribution, measured without knowing the truth.
 
-Independent unbiased estimates Y_1 ... Y_m of phi, one per antithetic pair of permutations, give for any estimate
-phi_hat, with D_a = phi_hat - Y_a,
+Independent unbiased estimates D_1 ... D_m of phi - phi_hat, one per block of pairs of coalitions (`estimators.lacking`), give
 
     E D_a . D_b = ||phi_hat - phi||^2  for a != b,
 
-so the mean of the off-diagonal entries of the Gram matrix of D is an unbiased estimate of the squared error (a
-U-statistic, Hoeffding 1948), and that of Y one of ||phi||^2. Their ratio is the squared relative error. Only the row
-means of these matrices are needed, so that they are never built.
+so the mean of the off-diagonal entries of their Gram matrix is an unbiased estimate of the squared error (a U-statistic,
+Hoeffding 1948), and that of phi_hat + D one of ||phi||^2. Their ratio is the squared relative error. Only the row means of
+these matrices are needed, so that they are never built. The audited values themselves are the surrogate, so that the better
+they are, the less the estimates vary. Where a budget allows for all 2^n coalitions the error is not estimated but known.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -21,10 +22,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .errors import CostError, InputError, InputTypeError
-from .estimators.sampling import check_seed, pair_estimates, stream, walk_cost
+from .estimators.exact import shapley_weights
+from .estimators.lacking import FEWEST_BLOCKS, Blocks
+from .estimators.odd_games import differences, every_pair
+from .estimators.sampling import check_seed, stream
 from .game import Game
 
-FEWEST_PAIRS = 4
 SUMMED_FREEDOM = 200
 
 
@@ -42,6 +45,8 @@ class Audit:
         squared_norm: unbiased estimate of ||phi||^2.
         evaluations: evaluations spent per row.
         confidence: of the interval, between 0 and 1.
+        player_errors: unbiased estimate of phi_hat - phi for every player, (B, T, n); None unless asked for.
+        player_spread: half the width of their interval, at the same confidence, (B, T, n); None unless asked for.
     """
 
     relative_error: Tensor
@@ -51,6 +56,8 @@ class Audit:
     squared_norm: Tensor
     evaluations: int
     confidence: float
+    player_errors: Tensor | None = None
+    player_spread: Tensor | None = None
 
     def __str__(self) -> str:
         count = self.relative_error.numel()
@@ -74,54 +81,116 @@ def audit(
     evaluations: int = 2000,
     seed: int = 0,
     confidence: float = 0.95,
+    per_player: bool = False,
     progress: bool = False,
 ) -> Audit:
     """Measure the relative error of `values` (B, T, n) in `game`, with an interval.
 
-    The permutations are independent of those of `PermutationSampling` whatever the seeds. The interval is Student's
-    (pairs - 1 degrees of freedom), on the squared error, with the jackknife variance of the U-statistic; it allows for
-    the error of the denominator too.
+    The coalitions are independent of those of every estimator whatever the seeds. The interval is Student's (blocks - 1
+    degrees of freedom), on the squared error, with the jackknife variance of the U-statistic; it allows for the error of the
+    denominator too. Where 2^n evaluations are allowed all are made, and the interval is a point.
 
     Raises:
-        CostError: `evaluations` (per row) allow fewer than 4 antithetic pairs.
+        CostError: `evaluations` (per row) allow fewer than 8 pairs of coalitions.
         InputError: a confidence outside (0, 1), a bad seed, values of the wrong shape, or a model or inputs that were
             changed since the values were computed.
     """
     if isinstance(evaluations, bool) or not isinstance(evaluations, int):
         raise InputTypeError(f"audit: evaluations must be an int, got {type(evaluations).__name__}.")
-    if isinstance(confidence, bool) or not isinstance(confidence, int | float):
-        raise InputTypeError(f"audit: confidence must be a number, got {type(confidence).__name__}.")
-    if not 0 < confidence < 1:
-        raise InputError(f"audit: confidence must lie between 0 and 1, got {confidence}.")
+    check_confidence("audit: confidence", confidence)
     check_seed(seed)
     n, targets = game.players.count, game.targets.count
     if values.shape != (game.batch, targets, n):
         raise InputError(f"audit: expected values of shape {(game.batch, targets, n)}, got {tuple(values.shape)}.")
-    least = 2 + FEWEST_PAIRS * walk_cost(n)
+    moved = game.moved(torch.arange(game.batch, device=game.device))[:, 0]
+    most = int(moved.sum(1).max())
+    least = min(2**most, 2 + 2 * FEWEST_BLOCKS)
     if evaluations < least:
         raise CostError(
-            f"audit: {evaluations:,} evaluations a row are too few for an interval with {n:,} players; "
-            f"give evaluations={least} or more, or group elements into players."
+            f"audit: {evaluations:,} evaluations a row are too few for an interval with {most:,} players that differ from the "
+            f"baseline; give evaluations={least} or more."
         )
     game.check_unchanged()
-    # One player needs no walk: its value is known from the ends.
-    pairs = (evaluations - 2) // walk_cost(n) if n > 1 else FEWEST_PAIRS
-    rows = torch.arange(game.batch, device=game.device)
-    parts: list[tuple[Tensor, ...]] = []
-    with tqdm(total=game.batch * pairs * walk_cost(n), disable=not progress, unit="evaluation") as bar:
-        # A block's estimates are all kept, in float64; a quarter of the bound leaves room for what is made of them.
-        for block in torch.split(rows, max(1, game.memory // (4 * 8 * pairs * targets * n))):
-            sampled = torch.empty(len(block), targets, pairs, n, dtype=torch.float64, device=game.device)
-            done = 0
-            for estimates in pair_estimates(game, block, pairs, stream(seed, audit=True)):
-                sampled[:, :, done : done + len(estimates)] = estimates.permute(1, 2, 0, 3)
-                done += len(estimates)
-                bar.update(len(estimates) * len(block) * walk_cost(n))
-            norm = row_means(sampled)
-            error = row_means(sampled.sub_(values[block].detach().double().unsqueeze(2)))
-            parts.append(_judge(error, norm, confidence))
-    relative, low, high, squared_error, squared_norm = (torch.cat(part) for part in zip(*parts, strict=True))
-    return Audit(relative, low, high, squared_error, squared_norm, 2 + pairs * walk_cost(n), confidence)
+    values = values.detach().double()
+    spent = 2**most if 2**most <= evaluations else 2 + 2 * ((evaluations - 2) // 2)
+    parts: list[tuple[Tensor, _Judged]] = []
+    with tqdm(total=game.batch * spent, disable=not progress, unit="evaluation") as bar:
+        for rows, found in _judged_groups(game, values, moved, evaluations, seed, confidence, bar):
+            parts.append((rows, found))
+    order = torch.cat([rows for rows, _ in parts]).argsort()
+    judged = _Judged(*(torch.cat([getattr(j, name) for _, j in parts])[order] for name in _Judged.__dataclass_fields__))
+    return Audit(
+        judged.relative, judged.low, judged.high, judged.squared_error, judged.squared_norm, spent, confidence,
+        *((judged.player_errors, judged.player_spread) if per_player else (None, None)),
+    )  # fmt: skip
+
+
+def check_confidence(name: str, confidence: object) -> None:
+    """Refuse a confidence that is no number between 0 and 1."""
+    if isinstance(confidence, bool) or not isinstance(confidence, int | float):
+        raise InputTypeError(f"{name} must be a number, got {type(confidence).__name__}.")
+    if not 0 < confidence < 1:
+        raise InputError(f"{name} must lie between 0 and 1, got {confidence}.")
+
+
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """What is known of some rows, as in `Audit`."""
+
+    relative: Tensor
+    low: Tensor
+    high: Tensor
+    squared_error: Tensor
+    squared_norm: Tensor
+    player_errors: Tensor
+    player_spread: Tensor
+
+
+def _judged_groups(
+    game: Game, values: Tensor, moved: Tensor, evaluations: int, seed: int, confidence: float, bar: tqdm
+) -> Iterator[tuple[Tensor, _Judged]]:
+    """Rows with as many players that differ from the baseline, a memory bound at a time, and what is found of them."""
+    counts = moved.sum(1)
+    for n in sorted(set(counts.tolist())):
+        rows = (counts == n).nonzero()[:, 0]
+        known = 2**n <= evaluations
+        if known:
+            members = every_pair(n, game.device) if n else torch.ones(0, 0, dtype=torch.bool, device=game.device)
+            blocks = Blocks(members, 1)
+        else:
+            blocks = Blocks.draw(n, (evaluations - 2) // 2, stream(seed, audit=True)).to(game.device)
+        each = 8 * game.targets.count * (4 * len(blocks.members) + 4 * blocks.count * game.players.count)
+        for some in rows.split(max(1, game.memory // (2 * each))):
+            yield some, _group(game, values[some], some, moved[some], blocks, known, confidence, bar)
+
+
+def _group(
+    game: Game, values: Tensor, rows: Tensor, moved: Tensor, blocks: Blocks, known: bool, confidence: float, bar: tqdm
+) -> _Judged:
+    """Judge some rows, (R, T, n), of which the players `moved` (R, n) differ from the baseline."""
+    n, shape = blocks.members.shape[1], values.shape
+    if not n:  # rows at their baseline, whose values are 0
+        error, size = torch.where(values.square().sum(-1) > 0, torch.inf, 0.0), values.square().sum(-1)
+        return _Judged(error, torch.zeros_like(error), error, size, torch.zeros_like(size), values, torch.zeros_like(values))
+    which = moved.nonzero()[:, 1].reshape(len(rows), 1, n).expand(-1, shape[1], -1)
+    everybody = torch.ones(1, n, dtype=torch.bool, device=game.device)
+    found = differences(game, rows, which[:, 0], torch.cat((blocks.members, everybody)), bar).flatten(0, 1)
+    own = values.gather(2, which).flatten(0, 1)
+    if known:  # the truth itself
+        truth = found @ shapley_weights(torch.cat((blocks.members, everybody)))
+        phi = torch.zeros_like(values).scatter(2, which, truth.reshape(which.shape))
+        away = values - phi
+        squares, norms = away.square().sum(-1), phi.square().sum(-1)
+        error = (squares / norms).sqrt().nan_to_num(nan=0.0)
+        return _Judged(error, error, error, squares, norms, away, torch.zeros_like(away))
+    lacking = blocks.estimates(found[:, :-1] - own @ (2 * blocks.members.double() - 1).T, found[:, -1] - own.sum(1))
+    # Players at the baseline have the value 0, so what they have is what is too much.
+    full = (-values).unsqueeze(2).repeat(1, 1, blocks.count, 1)
+    index = which.unsqueeze(2).expand(-1, -1, blocks.count, -1)
+    full = full.scatter(3, index, lacking.reshape(index.shape))
+    spread = (full.var(2) / blocks.count).sqrt() * student(confidence, blocks.count - 1)
+    ends = _judge(row_means(full), row_means(full + values.unsqueeze(2)), confidence)
+    return _Judged(*ends, -full.mean(2), spread)
 
 
 def row_means(vectors: Tensor) -> Tensor:

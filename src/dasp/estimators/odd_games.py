@@ -18,6 +18,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..game import Game
 
 LARGEST_ORDER = 101
 JITTER = 1e-11
@@ -241,6 +244,24 @@ def held_out(fit: Fit, members: Tensor, differences: Tensor, step: int) -> tuple
         lacking += residual @ centred
         variance += residual.square() @ (part[size] * centred.square().sum(1))
     return lacking, variance
+
+
+def differences(game: Game, rows: Tensor, which: Tensor, members: Tensor, bar: tqdm) -> Tensor:
+    """v(S) - v(complement) for coalitions (M + 1, k) of the players `which` (R, k) of each row, (R, T, M + 1) float64."""
+    result = torch.empty(len(rows), game.targets.count, len(members), dtype=torch.float64, device=game.device)
+    result[:, :, -1] = game.outputs[rows].double() - game.base_values[rows].double()
+    step = max(1, min(game.chunk // 2, game.memory // (32 * game.players.count)))
+    patterns, owner = which.unique(dim=0, return_inverse=True)
+    for index, pattern in enumerate(patterns):
+        same = (owner == index).nonzero()[:, 0]
+        for some in torch.arange(len(members) - 1, device=game.device).split(step):
+            coalitions = torch.zeros(2, len(some), game.players.count, dtype=torch.bool, device=game.device)
+            coalitions[0][:, pattern] = members[some]
+            coalitions[1][:, pattern] = ~members[some]
+            table = game.table(coalitions.flatten(0, 1), rows[same]).double().unflatten(1, (2, -1))
+            result[same.unsqueeze(1), :, some] = table[:, 0] - table[:, 1]
+            bar.update(2 * len(some) * len(same))
+    return result
 
 
 def _signs(members: Tensor) -> Tensor:

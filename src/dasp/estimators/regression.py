@@ -14,7 +14,7 @@ from ..errors import CostError, InputError, InputTypeError, MemoryBoundError
 from ..game import Game
 from .base import Estimate, Estimator
 from .exact import shapley_weights
-from .odd_games import Fit, OddProcess, draw_pairs, every_pair, held_out
+from .odd_games import Fit, OddProcess, differences, draw_pairs, every_pair, held_out
 from .sampling import check_seed, stream
 
 POWERS = (2, 3, 4, 6, 9, 13, 18)
@@ -99,9 +99,9 @@ class Regression(Estimator):
                 rows = (players == n).nonzero()[:, 0]
                 for some in rows.split(max(1, game.memory // (2 * self._row_bytes(n, len(members), game.targets.count)))):
                     which = moved[some].nonzero()[:, 1].reshape(len(some), 1, n).expand(-1, shape[1], -1)
-                    differences = _differences(game, some, which[:, 0], members, bar)
+                    found = differences(game, some, which[:, 0], members, bar)
                     before = None if prior is None else prior.values[some].double().gather(2, which)
-                    judged = self._judged(members, differences.flatten(0, 1), before, game.memory)
+                    judged = self._judged(members, found.flatten(0, 1), before, game.memory)
                     values[some] = values[some].scatter(2, which, judged.values.reshape(which.shape))
                     errors[some] = errors[some].scatter(2, which, judged.errors.reshape(which.shape))
         own = 2 + 2 * sum(pairs[n] for n in players.tolist()) / game.batch
@@ -274,24 +274,6 @@ def _likely_powers(members: Tensor, differences: Tensor) -> list[Tensor]:
 def _pair_count(n: int, budget: int) -> int:
     """Pairs to evaluate for n players beside (nobody, all)."""
     return 2 ** max(0, n - 1) - 1 if 2**n <= budget else (budget - 2) // 2
-
-
-def _differences(game: Game, rows: Tensor, which: Tensor, members: Tensor, bar: Any) -> Tensor:
-    """v(S) - v(complement) for coalitions (M + 1, k) of the players `which` (R, k) of each row, (R, T, M + 1) float64."""
-    result = torch.empty(len(rows), game.targets.count, len(members), dtype=torch.float64, device=game.device)
-    result[:, :, -1] = game.outputs[rows].double() - game.base_values[rows].double()
-    step = max(1, min(game.chunk // 2, game.memory // (32 * game.players.count)))
-    patterns, owner = which.unique(dim=0, return_inverse=True)
-    for index, pattern in enumerate(patterns):
-        same = (owner == index).nonzero()[:, 0]
-        for some in torch.arange(len(members) - 1, device=game.device).split(step):
-            coalitions = torch.zeros(2, len(some), game.players.count, dtype=torch.bool, device=game.device)
-            coalitions[0][:, pattern] = members[some]
-            coalitions[1][:, pattern] = ~members[some]
-            table = game.table(coalitions.flatten(0, 1), rows[same]).double().unflatten(1, (2, -1))
-            result[same.unsqueeze(1), :, some] = table[:, 0] - table[:, 1]
-            bar.update(2 * len(some) * len(same))
-    return result
 
 
 def _kind(value: object) -> str:
