@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import dasp
-from dasp.audit import Audit, audit, row_means, student, u_variance
+from dasp.audit import Audit, audit
+from dasp.bounds import row_means, student, u_variance
 from dasp.game import Game
 from dasp.memory import peak_bytes
 
@@ -94,7 +95,6 @@ def test_intervals_cover_as_often_as_they_say(imperfect: tuple[dasp.Attribution,
     rough, error = imperfect
     found = [rough.audit(1000, seed=seed) for seed in range(200)]
     covered = torch.stack([(a.low[:, 0] <= error) & (error <= a.high[:, 0]) for a in found]).double().mean()
-    print(covered)
     assert 0.92 <= covered <= 0.98
 
 
@@ -107,7 +107,8 @@ def test_players_have_intervals_of_their_own(truth: dasp.Attribution) -> None:
     standard = errors.std(0) / len(found) ** 0.5
     assert ((errors.mean(0) - away).abs() < 4 * standard).all()
     assert 0.92 < ((errors - away).abs() <= spread).double().mean() < 0.98
-    assert found[0].player_errors is not None and audit(game_of(truth), values, evaluations=300).player_errors is None
+    assert found[0].player_errors is not None
+    assert audit(game_of(truth), values, evaluations=300).player_errors is None
 
 
 def test_players_at_the_baseline_are_known(truth: dasp.Attribution) -> None:
@@ -117,8 +118,10 @@ def test_players_at_the_baseline_are_known(truth: dasp.Attribution) -> None:
     game = game_of(dasp.Explainer(model, 0.0, method=dasp.Exact())(x))
     values = torch.full((2, 1, 12), 0.1, dtype=torch.float64)
     found = audit(game, values, evaluations=500, per_player=True)
-    assert found.player_errors is not None and found.player_spread is not None
-    assert (found.player_errors[0, 0, :2] == 0.1).all() and (found.player_spread[0, 0, :2] == 0).all()
+    assert found.player_errors is not None
+    assert found.player_spread is not None
+    assert (found.player_errors[0, 0, :2] == 0.1).all()
+    assert (found.player_spread[0, 0, :2] == 0).all()
 
 
 def test_more_confidence_is_a_wider_interval(truth: dasp.Attribution) -> None:

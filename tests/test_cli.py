@@ -459,3 +459,20 @@ def test_usage_errors_are_those_of_any_command(capsys: Capture) -> None:
     assert "Usage" in capsys.readouterr().err
     assert run("--help") == 0
     assert "explain" in capsys.readouterr().out
+
+
+def test_refine_says_how_every_row_ended(net: Path, rows: Path) -> None:
+    data = ("--target", 0, "--method", "refine", "--tolerance", 0.05)
+    table = explain(net, rows, *data)[1]
+    assert set(table.column("ended").to_pylist()) <= {"tolerance", "exact"}
+    assert max(table.column("measured_bound").to_pylist()) <= 0.05
+    assert min(table.column("row_evaluations").to_pylist()) > 0
+    settings = json.loads(table.schema.metadata[b"dasp"])["settings"]
+    assert settings["tolerance"] == 0.05
+    assert "ended" not in settings
+
+
+@pytest.mark.parametrize("method", [("gradients", "--samples", 16), ("regression", "--budget", 64)])
+def test_other_estimators_on_the_command_line(net: Path, rows: Path, method: tuple[object, ...]) -> None:
+    table = explain(net, rows, "--target", 0, "--method", *method)[1]
+    assert any(name.endswith("_se") for name in table.column_names)

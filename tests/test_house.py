@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "dasp"
 ORDER = (
     "errors",
     "special",
+    "bounds",
     "truncated",
     "jets",
     "memory",

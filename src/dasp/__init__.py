@@ -24,6 +24,7 @@ from .estimators import Estimator as Estimator
 from .estimators import Exact as Exact
 from .estimators import PermutationSampling as PermutationSampling
 from .estimators import Propagation as Propagation
+from .estimators import Refine as Refine
 from .estimators import Regression as Regression
 from .estimators import VertexGradients as VertexGradients
 from .explainer import Explainer as Explainer

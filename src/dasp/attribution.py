@@ -208,7 +208,7 @@ class Attribution:
         # Cloned, for safetensors refuses tensors that share memory.
         plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
         try:
-            _write_whole(path, plain, {"dasp": json.dumps(about)})
+            write_whole(path, plain, {"dasp": json.dumps(about)})
         except (OSError, SafetensorError) as error:
             raise OutputFileError(f"cannot write the attribution to {path}: {error}") from error
         return path
@@ -300,7 +300,7 @@ def _with_suffix(path: str | os.PathLike[str], error: type[DaspError]) -> Path:
     return Path(name) if name.endswith(".safetensors") else Path(name + ".safetensors")
 
 
-def _write_whole(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+def write_whole(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write beside `path` and rename, so that an interrupt leaves no half file."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)

@@ -12,23 +12,20 @@ they are, the less the estimates vary. Where a budget allows for all 2^n coaliti
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .bounds import interval, row_means, student
 from .errors import CostError, InputError, InputTypeError
 from .estimators.exact import shapley_weights
 from .estimators.lacking import FEWEST_BLOCKS, Blocks
 from .estimators.odd_games import differences, every_pair
 from .estimators.sampling import check_seed, stream
 from .game import Game
-
-SUMMED_FREEDOM = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,73 +186,5 @@ def _group(
     index = which.unsqueeze(2).expand(-1, -1, blocks.count, -1)
     full = full.scatter(3, index, lacking.reshape(index.shape))
     spread = (full.var(2) / blocks.count).sqrt() * student(confidence, blocks.count - 1)
-    ends = _judge(row_means(full), row_means(full + values.unsqueeze(2)), confidence)
+    ends = interval(row_means(full), row_means(full + values.unsqueeze(2)), confidence)
     return _Judged(*ends, -full.mean(2), spread)
-
-
-def row_means(vectors: Tensor) -> Tensor:
-    """Of (..., m, n): for each of the m vectors, its mean product with the m - 1 others, (..., m).
-
-    The row means of the Gram matrix without its diagonal, D_a . (sum of D) - |D_a|^2 over m - 1, at a cost of m n.
-    """
-    with_all = (vectors @ vectors.sum(-2).unsqueeze(-1)).squeeze(-1)
-    return (with_all - vectors.square().sum(-1)) / (vectors.shape[-2] - 1)
-
-
-def _judge(error: Tensor, norm: Tensor, confidence: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """From row means (R, T, m): relative error, its interval, the squared error and the squared norm, (R, T) each."""
-    squared_error, squared_norm = error.mean(-1), norm.mean(-1)
-    known = squared_norm > 0
-    safe = torch.where(known, squared_norm, 1.0)
-    ratio = squared_error / safe
-    # Delta method: the error of a ratio A / B is that of A - (A / B) B, over B.
-    spread = u_variance(error - ratio.unsqueeze(-1) * norm).sqrt() / safe
-    t = student(confidence, error.shape[-1] - 1)
-    # Without a positive norm the ratio is unknown, unless everything is 0: then so is the error.
-    unknown = torch.where(squared_error == 0, 0.0, torch.inf)
-    relative, low, high = (
-        torch.where(known, r.clamp(min=0).sqrt(), unknown) for r in (ratio, ratio - t * spread, ratio + t * spread)
-    )
-    return relative, torch.where(known, low, 0.0), high, squared_error, squared_norm
-
-
-def u_variance(rows: Tensor) -> Tensor:
-    """Variance of the mean of the off-diagonal entries of a symmetric m x m matrix of kernel values, from its row means.
-
-    With d_a the mean of row a (..., m), diagonal left out, and h the mean of all: the jackknife for U-statistics
-    (Arvesen 1969), 4 (m - 1) / (m (m - 2)^2) * sum_a (d_a - h)^2. It is never negative and errs on the large side.
-    """
-    m = rows.shape[-1]
-    centred = rows - rows.mean(-1, keepdim=True)
-    return 4 * (m - 1) / (m * (m - 2) ** 2) * centred.square().sum(-1)
-
-
-def student(confidence: float, freedom: int) -> float:
-    """The t that a variable of Student's distribution stays within, on both sides, with this confidence.
-
-    Up to 200 degrees of freedom the finite sums for the distribution (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4) are
-    solved by bisection; beyond, the expansion in 1 / freedom (26.7.5) is off by less than 1e-6.
-    """
-    if freedom > SUMMED_FREEDOM:
-        z, d = -NormalDist().inv_cdf((1 - confidence) / 2), freedom
-        return (
-            z
-            + (z**3 + z) / (4 * d)
-            + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * d**2)
-            + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * d**3)
-        )
-    low, high = 0.0, math.pi / 2  # of the angle: t = sqrt(freedom) tan(angle)
-    while low < (middle := (low + high) / 2) < high:
-        low, high = (middle, high) if _within(middle, freedom) < confidence else (low, middle)
-    return math.sqrt(freedom) * math.tan(low)
-
-
-def _within(angle: float, freedom: int) -> float:
-    """Probability that |t| <= sqrt(freedom) tan(angle)."""
-    odd = freedom % 2
-    term = math.cos(angle) if odd else 1.0
-    total = 0.0
-    for k in range(1, freedom // 2 + 1):
-        total += term
-        term *= math.cos(angle) ** 2 * (2 * k / (2 * k + 1) if odd else (2 * k - 1) / (2 * k))
-    return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total

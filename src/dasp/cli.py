@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from .attribution import RESERVED, Attribution
 from .check_command import check
 from .errors import DaspError, InputError, MissingRuleError
-from .estimators import Estimator, Exact, PermutationSampling, Propagation
+from .estimators import Estimator, Exact, PermutationSampling, Propagation, Refine, Regression, VertexGradients
 from .experiments.command import reproduce
 from .explainer import Explainer
 from .model import Model, load_program
@@ -42,12 +42,19 @@ _OPTIONS_OF = {
     "propagation": ("nodes", "rule", "rank", "mixture", "seed"),
     "exact": ("force",),
     "permutation": ("permutations", "seed"),
+    "gradients": ("samples", "seed"),
+    "regression": ("budget", "seed"),
+    "refine": ("tolerance", "budget", "seed"),
 }
 _ESTIMATORS: dict[str, type[Estimator]] = {
     "propagation": Propagation,
     "exact": Exact,
     "permutation": PermutationSampling,
+    "gradients": VertexGradients,
+    "regression": Regression,
+    "refine": Refine,
 }
+_MEASURED = ("ended", "measured_error", "measured_bound", "row_evaluations")  # settings of refine, one a row
 
 
 def _rank(value: str) -> int | str:
@@ -82,7 +89,10 @@ cli.add_command(reproduce)
 @click.option("--rank", type=_rank, metavar="N|full", help="propagation: shared factors; 0 for none, or 'full'.")
 @click.option("--mixture", type=int, help="propagation: players enumerated exactly.")
 @click.option("--permutations", type=int, help="permutation: how many, in antithetic pairs.")
-@click.option("--seed", type=int, help="propagation, permutation: seed.")
+@click.option("--samples", type=int, help="gradients: how many, in pairs.")
+@click.option("--budget", type=int, help="regression, refine: most evaluations a row.")
+@click.option("--tolerance", type=float, help="refine: largest relative error, as 0.02.")
+@click.option("--seed", type=int, help="Seed of the method; exact has none.")
 @click.option("--force", is_flag=True, default=None, help="exact: enumerate however many players there are.")
 @click.option("--audit", "audit", type=int, metavar="N", help="Measure every row's error with N evaluations.")
 @click.option("--chunk", type=click.IntRange(min=1), default=64, show_default=True, help="Rows at a time.")
@@ -93,8 +103,9 @@ def explain(**options: Any) -> None:
     """Write the Shapley values of every feature of every row to a parquet file.
 
     Columns: sample (from 0), target, one per player, base_value, output, gap (completeness gap, relative), standard
-    errors (name_se) where the method has them, and with --audit the measured relative error and its 95 % interval. The
-    settings are in the file's metadata under "dasp".
+    errors (name_se) where the method has them, with --audit the measured relative error and its 95 % interval, and with
+    --method refine how each row ended, its measured error and bound, and its evaluations. The settings are in the file's
+    metadata under "dasp".
     """
     started = time.perf_counter()
     method = _method(options)
@@ -180,7 +191,7 @@ class _Job:
         return asked | {
             "target": list(self.options["targets"]),
             "method": result.method,
-            "settings": result.settings,
+            "settings": {name: value for name, value in result.settings.items() if name not in _MEASURED},
             "dtype": str(self.dtype).removeprefix("torch."),
             "dasp": version("dasp"),
             "torch": torch.__version__,
@@ -261,7 +272,15 @@ def _columns(result: Attribution, start: int, names: Sequence[str] | None) -> di
             if f"{name}_se" in columns:
                 raise InputError(f"the feature name {name}_se is taken by the standard errors of {name}; rename it.")
             columns[f"{name}_se"] = column
+    if "measured_bound" in result.settings:
+        columns |= _measured(result, count)
     return columns
+
+
+def _measured(result: Attribution, targets: int) -> dict[str, Any]:
+    """What refine says of every row, once for each of its targets."""
+    found = {name: np.array(result.settings[name], dtype=object if name == "ended" else None) for name in _MEASURED}
+    return {name: part.flatten() if part.ndim == 2 else part.repeat(targets) for name, part in found.items()}
 
 
 def _audit_columns(result: Attribution, evaluations: int) -> dict[str, Any]:

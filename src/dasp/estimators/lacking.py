@@ -65,7 +65,7 @@ class Blocks:
         n = self.members.shape[1]
         size = self.members.sum(1)
         weight = n / (2 * (size * (n - size)) * _sizes(n).to(size.device)[size - 1])
-        centred = (self.members.double() - (size / n).unsqueeze(1)).unflatten(0, (self.count, -1))
+        centred = (self.members.double() - (size.double() / n).unsqueeze(1)).unflatten(0, (self.count, -1))
         weighted = (residuals * weight).unflatten(1, (self.count, -1))  # (Q, blocks, each)
         mean: Tensor = torch.einsum("qbe,ben->qbn", weighted, centred) / centred.shape[1]
         return mean + (gap / n)[:, None, None]

@@ -173,6 +173,7 @@ class Fit:
         likely: (Q,), the squared size of the games that makes the differences most probable.
         size: (Q,), the one that the errors of leaving one pair out have; truer where most pairs are known.
         evidence: (Q,), log probability of the differences at `likely`, up to a constant.
+        missed: (Q,), mean squared error of leaving one pair out.
     """
 
     process: OddProcess
@@ -183,6 +184,7 @@ class Fit:
     likely: Tensor
     size: Tensor
     evidence: Tensor
+    missed: Tensor
 
     @classmethod
     def of(cls, process: OddProcess, members: Tensor, differences: Tensor) -> Fit:
@@ -204,8 +206,9 @@ class Fit:
             unit[some, torch.arange(len(some), device=signs.device)] = 1
             precision[some] = torch.linalg.solve_triangular(factor, unit, upper=False).square().sum(0)
         size = (weights[:, :-1].square() / precision[:-1]).mean(1) if count > 1 else likely
+        missed = (weights / precision).square().mean(1)
         left = process.prior() - reach.T @ reach
-        return cls(process, signs, weights, (reach.T @ whitened).T, left, likely, size.clamp(min=tiny), evidence)
+        return cls(process, signs, weights, (reach.T @ whitened).T, left, likely, size.clamp(min=tiny), evidence, missed)
 
     def surrogate(self, signs: Tensor) -> Tensor:
         """The differences expected at other coalitions (A, n), (Q, A)."""

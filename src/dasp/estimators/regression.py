@@ -101,7 +101,7 @@ class Regression(Estimator):
                     which = moved[some].nonzero()[:, 1].reshape(len(some), 1, n).expand(-1, shape[1], -1)
                     found = differences(game, some, which[:, 0], members, bar)
                     before = None if prior is None else prior.values[some].double().gather(2, which)
-                    judged = self._judged(members, found.flatten(0, 1), before, game.memory)
+                    judged = self.judge(members, found.flatten(0, 1), before, game.memory)
                     values[some] = values[some].scatter(2, which, judged.values.reshape(which.shape))
                     errors[some] = errors[some].scatter(2, which, judged.errors.reshape(which.shape))
         own = 2 + 2 * sum(pairs[n] for n in players.tolist()) / game.batch
@@ -142,13 +142,17 @@ class Regression(Estimator):
             drawn = draw_pairs(n, _pair_count(n, self.budget), stream(self.seed, audit=False)).to(device)
         return torch.cat((drawn, torch.ones(1, n, dtype=torch.bool, device=device)))
 
-    def _judged(self, members: Tensor, differences: Tensor, prior: Tensor | None, memory: int) -> _Judged:
-        """Values of Q games (a row and target each) from their differences (Q, M + 1) at coalitions (M + 1, n)."""
-        n = members.shape[1]
-        if 2**n <= self.budget:
+    def judge(
+        self, members: Tensor, differences: Tensor, prior: Tensor | None, memory: int, *, surrogates: bool = False
+    ) -> Judged:
+        """Values of Q games (a row and target each) from their differences (Q, M + 1) at coalitions (M + 1, n).
+
+        The games that were fitted are kept only where `surrogates` are asked for, as they take memory.
+        """
+        n, total = members.shape[1], differences[:, -1:]
+        if len(members) == 2 ** max(0, n - 1):  # every pair
             values = differences @ shapley_weights(members)
-            return _Judged(values, torch.zeros_like(values))
-        total = differences[:, -1:]
+            return Judged(values, torch.zeros_like(values), torch.zeros_like(total[:, 0]), ())
         if prior is not None:
             prior = prior.flatten(0, 1)
         elif self.ridge:
@@ -160,20 +164,37 @@ class Regression(Estimator):
             if bool(chance.any()):
                 sample = _Sample.of(OddProcess.of(n, power, members.device), members, differences, memory)
                 evidence = sample.evidence.where(chance, -torch.inf) - PREFERENCE * power
-                judged += [(evidence + one.evidence, one) for one in sample.with_prior(prior, self.ridge)]
-        weight = torch.stack([log for log, _ in judged]).softmax(0)  # (K, Q)
-        value = torch.stack([one.values for _, one in judged])  # (K, Q, n)
+                fit = sample.fit if surrogates else None
+                judged += [(evidence + one.evidence, one, fit) for one in sample.with_prior(prior, self.ridge)]
+                del sample, fit
+        weight = torch.stack([log for log, *_ in judged]).softmax(0)  # (K, Q)
+        value = torch.stack([one.values for _, one, _ in judged])  # (K, Q, n)
         mean = torch.einsum("kq,kqn->qn", weight, value)
-        each = torch.stack([one.variances for _, one in judged])
+        each = torch.stack([one.variances for _, one, _ in judged])
         variance = torch.einsum("kq,kqn->qn", weight, each + (value - mean).square())
         mean = mean + (total - mean.sum(1, keepdim=True)) / n
-        return _Judged(mean, variance.sqrt())
+        fits = list({id(fit): fit for *_, fit in judged if fit is not None}.values())
+        shares = [weight[[k for k, (*_, fit) in enumerate(judged) if fit is one]].sum(0) for one in fits]
+        left = differences[:, :-1] - mean @ (2 * members[:-1].double() - 1).T
+        missed = left.square().sum(1) / max(1, left.shape[1] - n)
+        return Judged(mean, variance.sqrt(), missed, tuple(zip(shares, fits, strict=True)))
 
 
 @dataclass(frozen=True, eq=False)
-class _Judged:
-    values: Tensor  # (Q, n)
-    errors: Tensor  # (Q, n), standard errors
+class Judged:
+    """What pairs say of Q games.
+
+    Attributes:
+        values: (Q, n).
+        errors: standard errors, (Q, n).
+        missed: mean squared error of the differences that the values alone foretell, (Q,).
+        surrogates: fitted games and the share of each (Q,); none where every pair was evaluated, or unless asked for.
+    """
+
+    values: Tensor
+    errors: Tensor
+    missed: Tensor
+    surrogates: tuple[tuple[Tensor, Fit], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,6 +216,7 @@ class _Sample:
     likely: Tensor  # (Q,), the one that goes with the evidence
     evidence: Tensor  # (Q,)
     freedom: int  # pairs beyond those that n values take
+    fit: Fit
 
     @classmethod
     def of(cls, process: OddProcess, members: Tensor, differences: Tensor, memory: int) -> _Sample:
@@ -215,7 +237,7 @@ class _Sample:
             left = variance / both
             values = values + (unknown / both).unsqueeze(1) * lacking
         freedom = max(1, len(fit.signs) - n)
-        return cls(values, fit.covariance, left * fit.size, left * fit.likely, fit.evidence, freedom)
+        return cls(values, fit.covariance, left * fit.size, left * fit.likely, fit.evidence, freedom, fit)
 
     def with_prior(self, prior: Tensor | None, ridge: float | None) -> list[_Combined]:
         """Without a prior this alone; else together with it, for a ridge or for every error that a prior may have.

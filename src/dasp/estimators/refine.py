@@ -1,0 +1,325 @@
+"""Values to a stated tolerance: an approximation first, then pairs of coalitions until an audit says that it is met."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..bounds import upper_bound
+from ..errors import CaptureError, CostError, InputError, InputTypeError, MemoryBoundError, MissingRuleError, NumericsError
+from ..game import Game
+from .base import Estimate, Estimator
+from .kept import Kept
+from .lacking import FEWEST_BLOCKS, Blocks
+from .odd_games import differences, every_pair
+from .propagation import Propagation
+from .regression import MOST_FITTED, Judged, Regression
+from .sampling import check_seed
+
+LEAST_PAIRS = 32
+USUAL_BUDGET = 2**17
+"""Evaluations a row where no budget is given."""
+WORTH_A_LOOK = 1.5
+"""An audit counts as a look where the error is expected to be below this many tolerances."""
+NEARLY_ALL = 0.6
+"""Where the next audit would take this part of all coalitions, all are evaluated."""
+STREAM = 2**40
+REFUSALS = (CaptureError, MissingRuleError, NumericsError, MemoryBoundError)
+TOLERANCE, EXACT, BUDGET, ROUNDING = "tolerance", "exact", "budget", "rounding"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refine(Estimator):
+    """Shapley values whose measured error is below a tolerance.
+
+    The prior comes first. Then fresh pairs of coalitions judge what is there: they give unbiased estimates of what the values
+    lack, with a surrogate of the game taken off, and an upper bound of the relative error (`dasp.audit`). If that is below
+    the tolerance the row is done. If not, the same pairs join those of a regression with the prior (see `Regression`),
+    whose values are judged next by as many new ones. Looks at a row share the probability of error: look k has
+    `(1 - confidence) / (k (k + 1))`. Where all coalitions cost hardly more than the next audit, or fit the budget at the start,
+    all are evaluated, and the values are exact.
+
+    Rows end one by one, all targets of a row together. The settings say of each why it ended ("tolerance", "exact", "budget"
+    or "rounding", where the float arithmetic of the model hides errors as small as the tolerance), with its measured error
+    and bound; one that ended by budget may be above the tolerance, and the bound then says so. A row has the same values
+    alone as in a batch, but for rounding.
+
+    Attributes:
+        tolerance: largest relative error `||values - truth|| / ||truth||`, of every target.
+        budget: most evaluations a row, those of the prior not counted; None for 2^17.
+        confidence: of the bound, in all looks together.
+        prior: the estimator that comes first, None for none. Where it refuses the network, a warning says so, the settings
+            too, and it is done without.
+        seed: of the coalitions, 0 to 2^31 - 1.
+        keep: a safetensors file for what the model gave at the coalitions. It is written as the work goes on, and a later call
+            with the same model, rows and seed, whatever its tolerance or budget, starts from it.
+    """
+
+    tolerance: float = 0.02
+    budget: int | None = None
+    confidence: float = 0.95
+    prior: Estimator | None = field(default_factory=Propagation)
+    seed: int = 0
+    keep: str | os.PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("tolerance", "confidence"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise InputTypeError(f"{name} must be a number, got {type(value).__name__}.")
+        if not self.tolerance > 0:
+            raise InputError(f"tolerance must be above 0, got {self.tolerance}; dasp.Exact() has no error.")
+        if not 0.5 <= self.confidence < 1:
+            raise InputError(f"confidence must be from 0.5 to below 1, got {self.confidence}.")
+        if self.budget is not None:
+            if isinstance(self.budget, bool) or not isinstance(self.budget, int):
+                raise InputTypeError(f"budget must be an int or None, got {type(self.budget).__name__}.")
+            if self.budget < 2:
+                raise InputError(f"budget must be at least 2 evaluations (all players, and none), got {self.budget}.")
+        if not (self.prior is None or isinstance(self.prior, Estimator)):
+            raise InputTypeError(f"prior must be an estimator such as dasp.Propagation(), or None, got {self.prior!r}.")
+        if isinstance(self.prior, Refine):
+            raise InputError("prior must be another estimator than Refine.")
+        check_seed(self.seed)
+
+    def estimate(self, game: Game, *, progress: bool = False) -> Estimate:
+        """Values of `game` with their standard errors.
+
+        Raises:
+            CostError: the budget allows neither an audit nor all coalitions; says the least that works.
+            InputError: the tolerance is below what the dtype of the model resolves, or `keep` belongs to something else.
+        """
+        self._check(game, prior=self.prior is not None)
+        kept = Kept.read(self.keep, game, self.seed)
+        prior, refused = self._prior(game, progress)
+        self._check(game, prior=prior is not None)
+        moved = game.moved(torch.arange(game.batch, device=game.device))[:, 0]
+        counts = moved.sum(1)
+        found = _Found.of(game)
+        bar = tqdm(desc="refining", unit="evaluation", disable=not progress)
+        with bar:
+            for n in sorted(set(counts.tolist()) - {0}):
+                rows = (counts == n).nonzero()[:, 0]
+                _Group(self, game, found, kept, bar, rows, moved[rows].nonzero()[:, 1].reshape(len(rows), n), prior).run()
+        settings: dict[str, Any] = {
+            "tolerance": self.tolerance, "budget": self.budget, "confidence": self.confidence, "seed": self.seed,
+            "prior": None, "ended": found.ended, "measured_error": found.error.tolist(),
+            "measured_bound": found.bound.tolist(), "row_evaluations": (2 + 2 * found.pairs).tolist(),
+        }  # fmt: skip
+        own = 2 + 2 * float(found.pairs.double().mean())
+        if prior is None:
+            settings["prior"] = refused
+            return Estimate(found.values, found.errors, own, settings)
+        settings["prior"] = {"method": type(self.prior).__name__, **prior.settings, "evaluations": prior.evaluations}
+        return Estimate(found.values, found.errors, own + prior.evaluations, settings, prior.propagations)
+
+    def _check(self, game: Game, *, prior: bool) -> None:
+        """Refuse a tolerance or a budget that cannot be kept whatever the network."""
+        resolved = 4 * torch.finfo(game.dtype).eps
+        if self.tolerance < resolved:
+            raise InputError(
+                f"tolerance: {self.tolerance:g} is below what {game.dtype} resolves, about {resolved:.0e}. Give a larger one, "
+                "or explain the model in float64 (model.double() and x.double())."
+            )
+        n = int(game.moved(torch.arange(game.batch, device=game.device)).sum(-1).max())
+        least = min(2**n, 2 + 2 * FEWEST_BLOCKS * (1 if prior else 2))
+        if self.budget is not None and self.budget < least:
+            raise CostError(
+                f"a budget of {self.budget:,} evaluations is too small to measure an error for {n:,} players that differ from "
+                f"the baseline: give budget={least} or more, or use dasp.Propagation() alone."
+            )
+
+    def _prior(self, game: Game, progress: bool) -> tuple[Estimate | None, dict[str, Any] | None]:
+        if self.prior is None:
+            return None, None
+        try:
+            return self.prior.estimate(game, progress=progress), None
+        except REFUSALS as error:
+            name = type(self.prior).__name__
+            warnings.warn(f"Refine goes on without {name}, which refuses this network: {error}", stacklevel=2)
+            return None, {"method": name, "refused": str(error)}
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """The result under way."""
+
+    values: Tensor  # (B, T, n)
+    errors: Tensor
+    error: Tensor  # (B, T)
+    bound: Tensor
+    pairs: Tensor  # (B,), evaluated
+    ended: list[str]
+
+    @classmethod
+    def of(cls, game: Game) -> _Found:
+        shape = (game.batch, game.targets.count, game.players.count)
+        values, errors = (torch.zeros(shape, dtype=torch.float64, device=game.device) for _ in range(2))
+        error, bound = (torch.zeros(shape[:2], dtype=torch.float64, device=game.device) for _ in range(2))
+        return cls(values, errors, error, bound, torch.zeros(game.batch, dtype=torch.long), [EXACT] * game.batch)
+
+
+class _Group:
+    """Rows of which n players differ from the baseline: they share coalitions."""
+
+    def __init__(
+        self, options: Refine, game: Game, found: _Found, kept: Kept, bar: tqdm, rows: Tensor, which: Tensor,
+        prior: Estimate | None,
+    ) -> None:  # fmt: skip
+        self.options, self.game, self.found, self.bar = options, game, found, bar
+        self.rows, self.which, self.n = rows, which, which.shape[1]
+        self.pairs = kept.of(self.n, len(rows), game.targets.count)
+        self.kept = kept
+        index = which.unsqueeze(1).expand(-1, game.targets.count, -1)
+        self.prior = None if prior is None else prior.values[rows].double().gather(2, index)
+        self.total = (game.outputs[rows] - game.base_values[rows]).double()
+        self.active = torch.arange(len(rows), device=game.device)
+        self.looks = torch.zeros(len(rows), dtype=torch.long)
+        self.generator = torch.Generator("cpu").manual_seed(STREAM + options.seed)
+
+    def run(self) -> None:
+        """Audit, and learn from the audit, until no row is left."""
+        budget = self.options.budget or USUAL_BUDGET
+        everything = 2**self.n
+        known = torch.zeros(0, self.n, dtype=torch.bool, device=self.game.device)  # pairs that values rest on
+        judged = None if self.prior is None else self._of_prior(self.prior)
+        if everything <= (self.options.budget or 2 * (LEAST_PAIRS + self.n)):
+            self._exact()
+        while len(self.active):
+            room = (budget - 2) // 2 - len(known)
+            wanted = max(LEAST_PAIRS, self.n, len(known))
+            if 2 * (len(known) + wanted) >= NEARLY_ALL * everything and everything <= budget:
+                self._exact()
+                break
+            last = judged is not None and (room <= wanted or self._too_large(len(known) + wanted))
+            pairs = min(wanted, room if judged is not None else room // 2)
+            blocks = Blocks.draw(self.n, pairs, self.generator).to(self.game.device)
+            found = self._differences(blocks.members)
+            if judged is not None:
+                self._audit(judged, blocks, found, last=last)
+            known = _distinct(torch.cat((known, blocks.members)))
+            if len(self.active):
+                judged = self._judge(known)
+
+    def _too_large(self, pairs: int) -> bool:
+        """Whether a regression on so many pairs does not fit the memory bound."""
+        return 32 * min(pairs, MOST_FITTED) ** 2 + 64 * pairs * self.n > self.game.memory
+
+    @staticmethod
+    def _of_prior(prior: Tensor) -> Judged:
+        values = prior.flatten(0, 1)
+        unknown = torch.full_like(values, torch.nan)
+        return Judged(values, unknown, unknown[:, 0], ())
+
+    def _exact(self) -> None:
+        members = every_pair(self.n, self.game.device)
+        found = self._differences(members)
+        both = torch.cat((found, self.total[self.active].unsqueeze(-1)), -1).flatten(0, 1)
+        everybody = torch.ones(1, self.n, dtype=torch.bool, device=members.device)
+        judged = Regression().judge(torch.cat((members, everybody)), both, None, self.game.memory)
+        self.found.error[self.rows[self.active]] = 0.0
+        self.found.bound[self.rows[self.active]] = 0.0
+        self._leave(judged, dict.fromkeys(range(len(self.active)), EXACT))
+
+    def _differences(self, members: Tensor) -> Tensor:
+        """v(S) - v(complement) for the active rows, (R, T, M), evaluated where it is not known yet."""
+        rows, which = self.rows[self.active], self.which[self.active]
+        everybody = torch.ones(1, self.n, dtype=torch.bool, device=members.device)
+
+        def evaluate(fresh: Tensor) -> Tensor:
+            return differences(self.game, rows, which, torch.cat((fresh, everybody)), self.bar)[..., :-1]
+
+        return self.pairs.at(members, self.active, evaluate, self.kept.write)
+
+    def _judge(self, known: Tensor) -> Judged:
+        found = self._differences(known)
+        both = torch.cat((found, self.total[self.active].unsqueeze(-1)), -1).flatten(0, 1)
+        everybody = torch.ones(1, self.n, dtype=torch.bool, device=known.device)
+        prior = None if self.prior is None else self.prior[self.active]
+        return Regression().judge(torch.cat((known, everybody)), both, prior, self.game.memory, surrogates=True)
+
+    def _audit(self, judged: Judged, blocks: Blocks, found: Tensor, *, last: bool) -> None:
+        """End the rows whose bound is below the tolerance, or all where nothing more is to come."""
+        targets, options = self.game.targets.count, self.options
+        lacking = _lacking(judged, blocks, found.flatten(0, 1), self.total[self.active].flatten())
+        size = judged.values.norm(dim=1).clamp(min=torch.finfo(torch.float64).tiny)
+        expected = (judged.errors.square().sum(1).sqrt() / size).unflatten(0, (-1, targets)).amax(1)
+        worth = ~(expected >= WORTH_A_LOOK * options.tolerance)  # what is not known is worth it
+        rounding = self._rounding(size)
+        ends: dict[int, str] = {}
+        for place, row in enumerate(self.active.tolist()):
+            some = slice(place * targets, (place + 1) * targets)
+            self.looks[row] += int(bool(worth[place]) or last)
+            look = max(1, int(self.looks[row]))
+            confidence = 1 - (1 - options.confidence) / (look * (look + 1))
+            error, bound = upper_bound(lacking[some], judged.values[some], confidence)
+            self.found.error[self.rows[row]], self.found.bound[self.rows[row]] = error, bound
+            if bool(worth[place] | last) and bool((bound <= options.tolerance).all()):
+                ends[place] = TOLERANCE
+            elif bool(rounding[place] > options.tolerance):
+                ends[place] = ROUNDING
+            elif last:
+                ends[place] = BUDGET
+        worst = float(self.found.bound[self.rows[self.active]].max())
+        self.bar.set_postfix_str(f"{len(self.active)} rows, error below {worst:.2g}", refresh=False)
+        self._leave(judged, ends)
+
+    def _rounding(self, size: Tensor) -> Tensor:
+        """About the relative error that the rounding of the model's values makes, (rows,)."""
+        game, rows, targets = self.game, self.rows[self.active], self.game.targets.count
+        largest = torch.maximum(game.outputs[rows].abs(), game.base_values[rows].abs()).double()
+        eps = torch.finfo(game.outputs.dtype).eps
+        part: Tensor = eps * math.sqrt(self.n) * largest / size.unflatten(0, (-1, targets))
+        return part.amax(1)
+
+    def _leave(self, judged: Judged, ends: dict[int, str]) -> None:
+        """Store the rows at some places of the active ones, each with its reason; the others go on."""
+        stay = torch.ones(len(self.active), dtype=torch.bool, device=self.active.device)
+        for place, reason in ends.items():
+            stay[place] = False
+            self._store(judged, place, reason)
+        self.active = self.active[stay]
+
+    def _store(self, judged: Judged, place: int, reason: str) -> None:
+        targets, row = self.game.targets.count, int(self.rows[self.active[place]])
+        index = self.which[self.active[place]].expand(targets, -1)
+        some = slice(place * targets, (place + 1) * targets)
+        for store, part in ((self.found.values, judged.values), (self.found.errors, judged.errors)):
+            store[row] = store[row].scatter(1, index, part[some])
+        self.found.ended[row] = reason
+        self.found.pairs[row] = self.pairs.evaluated(int(self.active[place]))
+
+
+def _lacking(judged: Judged, blocks: Blocks, found: Tensor, total: Tensor) -> Tensor:
+    """What values lack, without bias, (Q, blocks, n): the surrogate is what was fitted, moved so that its values are these.
+
+    Where the pairs left out are not foretold better by the fit than by the values alone, these are the surrogate.
+    """
+    signs = 2 * blocks.members.double() - 1
+    residual, move = found.clone(), judged.values
+    for share, fit in judged.surrogates:
+        residual -= share.unsqueeze(1) * fit.surrogate(signs)
+        move = move - share.unsqueeze(1) * fit.values
+    linear = found - judged.values @ signs.T
+    residual = residual - move @ signs.T
+    better = torch.zeros(len(found), dtype=torch.bool, device=found.device)
+    if judged.surrogates:
+        better = sum(share * fit.missed for share, fit in judged.surrogates) < judged.missed
+    gap = total - judged.values.sum(1)
+    return blocks.estimates(torch.where(better.unsqueeze(1), residual, linear), gap)
+
+
+def _distinct(members: Tensor) -> Tensor:
+    """Each pair once, (nobody, all) not at all; in the order of first appearance."""
+    first = members ^ ~members[:, :1]
+    _, inverse = first.unique(dim=0, return_inverse=True)
+    places = torch.full((int(inverse.max()) + 1,), len(first), device=first.device)
+    places = places.scatter_reduce(0, inverse, torch.arange(len(first), device=first.device), "amin")
+    return first[places.sort().values]
