@@ -75,3 +75,24 @@ def test_a_row_and_a_target_are_as_alone() -> None:
         for target in range(2):
             alone = explainer(x[row : row + 1], target).per_player[0, 0]
             torch.testing.assert_close(together[row, target], alone, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("network", ["relu", "norm", "attention"])
+def test_enumerating_everybody_is_exact(network: str) -> None:
+    torch.manual_seed(2)
+    models = {
+        "relu": nn.Sequential(nn.Linear(9, 16), nn.ReLU(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 1)),
+        "norm": nn.Sequential(nn.Linear(9, 16), nn.LayerNorm(16), nn.GELU(), nn.Linear(16, 1)),
+        "attention": nn.Sequential(
+            nn.Unflatten(1, (3, 3)), nn.Linear(3, 8), nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True),
+            nn.Flatten(), nn.Linear(24, 1),
+        ),
+    }  # fmt: skip
+    x = torch.randn(3, 9)
+    exact = dasp.Explainer(models[network], 0.0, method=dasp.Exact())(x).per_player.double()
+    # Five nodes integrate the polynomials of degree 8 that the multilinear extension of nine players has along the diagonal.
+    for rule in ("legendre", "lobatto"):
+        nodes = 5 if rule == "legendre" else 6
+        every = dasp.Propagation(mixture=9, nodes=nodes, rule=rule)
+        found = dasp.Explainer(models[network], 0.0, method=every)(x).per_player.double()
+        assert ((found - exact).norm(dim=-1) / exact.norm(dim=-1)).max() < 1e-5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -247,3 +248,18 @@ def test_estimates_of_what_is_lacking_are_unbiased(n: int) -> None:
     found = blocks.estimates((game[place] - game[2**n - 1 - place]).unsqueeze(0), (game[-1] - game[0]).unsqueeze(0))[0]
     assert ((found.mean(0) - truth).abs() < 4.5 * found.std(0) / len(found) ** 0.5 + 1e-9).all()
     torch.testing.assert_close(found.sum(1), (game[-1] - game[0]).expand(len(found)))
+
+
+def test_a_coalition_without_a_value_is_named_and_handed_over() -> None:
+    class Log(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (1.0 - x[:, :1] + x[:, 1:2]).log() + MODEL(x)[:, :1]
+
+    x = X[:2].clone()
+    x[:, 0], x[:, 1] = 1.5, 1.0
+    with pytest.raises(dasp.CoalitionError, match=r"gives NaN for row \d with .* players present") as caught:
+        dasp.Explainer(Log(), 0.0, method=dasp.Refine(prior=None))(x)
+    found = pickle.loads(pickle.dumps(caught.value))
+    assert found.coalition[0]
+    assert not found.coalition[1]
+    assert not Log()(found.inputs[0]).isfinite().all()

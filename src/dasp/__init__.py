@@ -7,6 +7,7 @@ from . import plots as plots
 from .attribution import Attribution as Attribution
 from .audit import Audit as Audit
 from .errors import CaptureError as CaptureError
+from .errors import CoalitionError as CoalitionError
 from .errors import CostError as CostError
 from .errors import DaspError as DaspError
 from .errors import DataFileError as DataFileError

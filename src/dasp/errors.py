@@ -6,6 +6,11 @@ A message says what is wrong, where, and what to do next.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 class DaspError(Exception):
     """Base of every error that dasp raises on purpose."""
@@ -13,6 +18,23 @@ class DaspError(Exception):
 
 class InputError(DaspError, ValueError):
     """An argument has the wrong value, shape, dtype or device, or holds NaN or infinity."""
+
+
+class CoalitionError(InputError):
+    """The model gives NaN or infinity at a coalition.
+
+    Attributes:
+        row: the row of the batch.
+        coalition: which players are present, (n,) bool.
+        inputs: what the model was given, one tensor (1, *shape) for each input.
+    """
+
+    def __init__(self, message: str, row: int, coalition: Tensor, inputs: tuple[Tensor, ...]) -> None:
+        super().__init__(message)
+        self.row, self.coalition, self.inputs = row, coalition, inputs
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (*self.args, self.row, self.coalition, self.inputs)
 
 
 class InputTypeError(DaspError, TypeError):

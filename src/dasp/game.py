@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import InputError, InputTypeError
+from .errors import CoalitionError, InputError, InputTypeError
 from .memory import peak_bytes
 from .model import Model
 from .targets import Targets
@@ -375,14 +375,17 @@ class Game:
         if not bool(bad.any()):
             return
         first = int(bad.nonzero()[0])
-        present = coalitions[first % len(coalitions)].nonzero().flatten().tolist()
+        coalition = coalitions[first % len(coalitions)]
+        present = coalition.nonzero().flatten().tolist()
         listed = ", ".join(str(i) for i in present[:8]) + (", ..." if len(present) > 8 else "")
-        raise InputError(
+        raise CoalitionError(
             f"the model gives {'NaN' if bool(values[first].isnan().any()) else 'infinity'} for row {int(rows[first])} "
             f"with {len(present)} of {self.players.count} players present"
             f"{' (' + listed + ')' if present else ''}, the others at the baseline. "
-            "Look at the row, or choose a baseline at which the model is defined."
-        )
+            "Look at the row, or choose a baseline at which the model is defined. The error has the row, the coalition and the "
+            "inputs as attributes.",
+            int(rows[first]), coalition.cpu(), self._masked(rows[first : first + 1], coalition.unsqueeze(0)),
+        )  # fmt: skip
 
 
 def _company_fault(name: str, far: float, random: bool) -> str:

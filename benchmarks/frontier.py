@@ -1,0 +1,231 @@
+"""Error against evaluations and against time, from one pass to exact: all estimators here, the best of captum, shap, shapiq.
+
+    python benchmarks/frontier.py [--out out/frontier] [--inputs 10] [--only NAME ...] [--large] [--page docs/frontier.md]
+
+The networks: the paper's Parkinson MLP; transformers, LSTM, GRU and the residual network of `architectures.py`; with --large
+also MNIST and DNA, whose truth is sampled (`dasp reproduce` shows more of these two). Budgets are multiples of the number of
+players n. A gradient counts as two evaluations and a propagated pass as one, which is less than it costs: time tells.
+Writes frontier.json and, with --page, the tables and frontier.png beside the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import architectures
+import dasp
+from dasp.experiments.files import DataFolder, write_text
+from dasp.experiments.methods import captum_methods, shap_methods, shapiq_methods
+from dasp.experiments.methods.ours import Ours
+from dasp.experiments.problem import Method, Problem, Unsupported
+from dasp.experiments.problems import BUILDERS, Settings
+
+MULTIPLES = (2, 4, 8, 16, 32, 64, 128, 256)
+SMALL = ("transformer, pre-norm, GELU: lookup", "transformer, post-norm, ReLU: order", "LSTM: balance", "GRU: lookup",
+         "ResNet: digits, 16 patches")  # fmt: skip
+ENUMERABLE = 16
+MOST_SECONDS = 4.0
+"""An input may take this long; larger budgets of a family that took longer are left out."""
+LONGEST_FIT = 8192
+"""Evaluations up to which the regression is shown: beyond, its fit takes the time, not the network."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One method at one budget on one network."""
+
+    network: str
+    family: str
+    label: str
+    ours: bool
+    error: float
+    evaluations: float
+    propagations: float
+    seconds: float
+
+    @property
+    def passes(self) -> float:
+        """Evaluations and propagated passes."""
+        return self.evaluations + self.propagations
+
+
+def network(name: str, count: int, out: Path, data: Path | None) -> Problem:
+    """A network, held-out inputs and their true values."""
+    if name in BUILDERS:
+        files = DataFolder(data, out / "downloads", False)
+        return BUILDERS[name](Settings(files=files, cache=out, inputs=count, progress=False))
+    case = architectures.CASES[name]
+    model = architectures.trained(name, case, out)
+    inputs, _ = architectures.drawn(case, count, 40_000)
+    with torch.no_grad():
+        x = architectures.embedded(model, inputs).detach()
+        targets = model(x).argmax(1)
+    players = dasp.players.grid(2, 2) if case.task is None else dasp.players.tokens()
+    labels = players.build([tuple(x.shape[1:])]).labels[0]
+    exact = dasp.Explainer(model, 0.0, method=dasp.Exact(), players=labels)(x, targets).per_player[:, 0].double().numpy()
+    title = f"{name}, {exact.shape[1]} players"
+    return Problem(name, title, model, x, targets, labels, exact, np.zeros(count), "")  # type: ignore[arg-type]
+
+
+def methods(problem: Problem) -> Iterator[list[Method]]:
+    """Families, each from its smallest budget to its largest."""
+    ours, n = Ours(problem), problem.count
+    budgets = [k * n for k in MULTIPLES]
+    prior = dasp.Propagation()
+    ours.default().run()  # captures the network, which is not what is compared
+    yield [ours.default()]
+    family = "dasp.Propagation, no exact ends"
+    yield [ours.method(family, f"no exact ends, {k} nodes", dasp.Propagation(rule="legendre", nodes=k)) for k in (1, 2, 4)]
+    mixtures = [h for h in (2, 4, 6, 8) if n <= 32]
+    yield [ours.method("dasp.Propagation, mixture", f"mixture={h}", dasp.Propagation(mixture=h)) for h in mixtures]
+    if n > ENUMERABLE:
+        yield [ours.method("dasp.Propagation, full rank", "full rank", dasp.Propagation(rank="full", condition=False))]
+    fits = [b for b in budgets if 2 * n + 2 <= b <= LONGEST_FIT]
+    yield [ours.method("dasp.Regression", f"budget={b}", dasp.Regression(budget=b)) for b in fits]
+    family = "dasp.Regression, prior"
+    yield [ours.method(family, f"prior, budget={b}", dasp.Regression(budget=b, prior=prior)) for b in fits]
+    if n <= 32:
+        strong, family = dasp.Propagation(mixture=6), "dasp.Regression, prior of mixture 6"
+        yield [ours.method(family, f"{family}, budget={b}", dasp.Regression(budget=b, prior=strong)) for b in fits]
+    tolerances, family = (0.3, 0.1, 0.05, 0.02), "dasp.Refine"
+    yield [ours.method(family, f"tolerance={t}", dasp.Refine(tolerance=t, budget=256 * n)) for t in tolerances]
+    samples = [max(4, b // 4 * 2) for b in budgets]
+    yield [ours.method("dasp.VertexGradients", f"samples={s}", dasp.VertexGradients(samples=s)) for s in samples]
+    walks = [max(2, b // (n - 1) // 2 * 2) for b in budgets if b >= 2 * (n - 1)]
+    yield [ours.permutations(count) for count in walks]
+    yield [shapiq_methods.kernel(b).on(problem) for b in budgets]
+    for order in (2, 3) if n <= 32 else ():
+        yield [shapiq_methods.additive(order, b).on(problem) for b in budgets if b > 6 * n]
+    if n > 32:
+        yield [shapiq_methods.kernel(b, evenly=True).on(problem) for b in budgets]
+    yield [shap_methods.permutation(b).on(problem) for b in budgets if b >= 2 * n + 1]
+    yield [shap_methods.kernel(b).on(problem) for b in budgets]
+    yield [captum_methods.sampling(max(1, b // n)).on(problem) for b in budgets]
+
+
+def measured(problem: Problem) -> Iterator[Point]:
+    """Every method that does not take too long, its mean relative error over the inputs, and its cost an input."""
+    truth = problem.truth
+    for family in methods(problem):
+        for method in family:
+            start = time.perf_counter()
+            try:
+                outcome = method.run()
+            except (Unsupported, dasp.DaspError, ValueError) as reason:
+                print(f"  {method.label}: {str(reason)[:100]}", flush=True)
+                continue
+            seconds = (time.perf_counter() - start) / len(truth)
+            error = float((np.linalg.norm(outcome.values - truth, axis=1) / np.linalg.norm(truth, axis=1)).mean())
+            ours = method.family.startswith("dasp.")
+            cost = outcome.evaluations, outcome.propagations, seconds
+            yield Point(problem.name, method.family, method.label, ours, error, *cost)
+            if seconds > MOST_SECONDS:
+                break
+
+
+def best(points: list[Point], cost: Callable[[Point], float], limit: float, *, ours: bool) -> Point | None:
+    """The least error within a cost."""
+    within = [p for p in points if p.ours == ours and cost(p) <= limit]
+    return min(within, key=lambda p: p.error, default=None)
+
+
+def tables(points: list[Point], titles: dict[str, str], players: dict[str, int]) -> str:
+    """For every network: the best of ours and of the others within each budget, in evaluations and in time."""
+    lines = []
+    for name, title in titles.items():
+        own = [p for p in points if p.network == name]
+        lines += [f"**{title}**", "", "| within | best of dasp | error | best of the others | error | ratio |"]
+        lines += ["| --- | --- | ---: | --- | ---: | ---: |"]
+        n = players[name]
+        for k in MULTIPLES:
+            lines.append(_line(f"{k}n = {k * n:,} passes", own, lambda p: p.passes, 1.02 * k * n + 2))
+        slowest = max(p.seconds for p in own)
+        limit = 1e-3
+        while limit < 2 * slowest:
+            lines.append(_line(f"{1e3 * limit:g} ms", own, lambda p: p.seconds, limit))
+            limit *= 4
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _line(label: str, points: list[Point], cost: Callable[[Point], float], limit: float) -> str:
+    mine, other = (best(points, cost, limit, ours=ours) for ours in (True, False))
+    cells = [f"{p.label} | {p.error:.4f}" if p else "none | " for p in (mine, other)]
+    ratio = f"{mine.error / other.error:.2f}" if mine and other else ""
+    return f"| {label} | {cells[0]} | {cells[1]} | {ratio} |"
+
+
+def picture(points: list[Point], titles: dict[str, str], path: Path) -> None:
+    """Error against evaluations, above, and against time, below: one column for each network."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    families = list(dict.fromkeys(p.family for p in points))
+    colours = {f: plt.get_cmap("tab20")(i % 20) for i, f in enumerate(families)}
+    figure, axes = plt.subplots(2, len(titles), figsize=(4.2 * len(titles), 7.5), squeeze=False, layout="constrained")
+    for column, (name, title) in enumerate(titles.items()):
+        for row, cost in enumerate((lambda p: max(p.passes, 1.0), lambda p: 1e3 * p.seconds)):
+            ax = axes[row, column]
+            for family in families:
+                own = sorted((cost(p), p.error) for p in points if p.network == name and p.family == family)
+                if own:
+                    mine = family.startswith("dasp.")
+                    ax.plot(*zip(*own, strict=True), "o-" if mine else "s--", color=colours[family], label=family,
+                            linewidth=1.8 if mine else 1.0, markersize=4)  # fmt: skip
+            ax.set(xscale="log", yscale="log", xlabel=("passes an input", "time an input, ms")[row])
+            if not column:
+                ax.set_ylabel("relative error")
+            if not row:
+                ax.set_title(title, fontsize=9)
+            ax.grid(alpha=0.3, which="both", linewidth=0.4)
+    labels: dict[str, Any] = {}
+    for ax in axes.flat:
+        labels |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
+    figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("out/frontier"))
+    parser.add_argument("--inputs", type=int, default=10)
+    parser.add_argument("--only", nargs="+", default=None)
+    parser.add_argument("--large", action="store_true", help="MNIST and DNA too")
+    parser.add_argument("--data", type=Path, default=None, help="the folder of the paper's data; else they are downloaded")
+    parser.add_argument("--page", type=Path, help="a page with a place for the tables, marked by comments")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    names = options.only or ["parkinson", *SMALL, *(("mnist", "dna") if options.large else ())]
+    points: list[Point] = []
+    titles: dict[str, str] = {}
+    players: dict[str, int] = {}
+    for name in names:
+        problem = network(name, options.inputs, options.out, options.data)
+        titles[name], players[name] = problem.title, problem.count
+        for point in measured(problem):
+            points.append(point)
+            cost = f"{point.passes:,.0f} passes, {1e3 * point.seconds:.1f} ms"
+            print(f"{name}: {point.label}: {point.error:.4f}, {cost}", flush=True)
+    write_text(options.out / "frontier.json", json.dumps([asdict(p) for p in points], indent=1) + "\n")
+    text = tables(points, titles, players)
+    print(text)
+    if options.page is not None:
+        write_text(options.page, architectures.between_marks(options.page.read_text(), "frontier", text))
+        picture(points, titles, options.page.parent / "frontier.png")
+
+
+if __name__ == "__main__":
+    main()

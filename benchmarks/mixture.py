@@ -1,0 +1,106 @@
+"""What enumerating more players gains: error and time of `Propagation(mixture=h)` from nobody to everybody.
+
+    python benchmarks/mixture.py [--data FOLDER] [--inputs 10] [--page docs/frontier.md]
+
+Networks trained here: wine (13 players) with LayerNorm, whose truth is exact; breast cancer (30 players), digits (64) and MNIST
+at 14 x 14 pixels (196), whose truth is sampled until its standard error is below 0.2 %, 0.2 % and 1 % of its length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import architectures
+import dasp
+from dasp.experiments import data
+from dasp.experiments.files import DataFolder, write_text
+
+LOBATTO: dict[str, Any] = {"nodes": 5, "rule": "lobatto", "rank": "full"}
+MOST_SECONDS = 20.0
+
+
+def table_data(name: str) -> tuple[Tensor, Tensor]:
+    """A data set of scikit-learn, standardised."""
+    import sklearn.datasets
+
+    found = getattr(sklearn.datasets, f"load_{name}")()
+    x = torch.tensor(found.data).float()
+    return (x - x.mean(0)) / x.std(0).clamp(min=1e-3), torch.tensor(found.target)
+
+
+def small_mnist(files: DataFolder) -> tuple[Tensor, Tensor]:
+    """MNIST, every four pixels averaged."""
+    split = data.mnist(files)
+    images = F.avg_pool2d(split.train_inputs.reshape(-1, 1, 28, 28), 2).flatten(1)
+    return images, split.train_targets.long()
+
+
+def trained(x: Tensor, y: Tensor, *, norm: bool) -> nn.Module:
+    """An MLP of two hidden layers on all rows but the last fifth."""
+    torch.manual_seed(0)
+    classes, width = int(y.max()) + 1, 64
+    between: Callable[[], nn.Module] = (lambda: nn.LayerNorm(width)) if norm else nn.Identity
+    model = nn.Sequential(
+        nn.Linear(x.shape[1], width), between(), nn.ReLU(), nn.Linear(width, width), between(), nn.ReLU(),
+        nn.Linear(width, classes),
+    )  # fmt: skip
+    keep = len(x) * 4 // 5
+    optimiser = torch.optim.Adam(model.parameters(), 2e-3, weight_decay=1e-4)
+    for step in range(800):
+        some = torch.randint(0, keep, (128,), generator=torch.Generator().manual_seed(step))
+        optimiser.zero_grad()
+        F.cross_entropy(model(x[some]), y[some]).backward()
+        optimiser.step()
+    return model.eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=None, help="the folder of the paper's data; else MNIST is downloaded")
+    parser.add_argument("--inputs", type=int, default=10)
+    parser.add_argument("--page", type=Path, help="a page with a place for the table, marked by comments")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    files = DataFolder(options.data, Path("out/downloads"), False)
+    lines = ["| network | mixture | relative error | time an input |", "| --- | ---: | ---: | ---: |"]
+    for title, load, norm, tolerance in (
+        ("wine, LayerNorm, 13 players", lambda: table_data("wine"), True, None),
+        ("breast cancer, 30 players", lambda: table_data("breast_cancer"), False, 0.002),
+        ("digits, LayerNorm, 64 players", lambda: table_data("digits"), True, 0.002),
+        ("MNIST at 14 x 14, 196 players", lambda: small_mnist(files), False, 0.01),
+    ):
+        x, y = load()
+        model = trained(x, y, norm=norm)
+        rows = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(1))][-options.inputs :]
+        with torch.no_grad():
+            targets = model(rows).argmax(1)
+        sampled = dasp.PermutationSampling(permutations=200_000, tolerance=tolerance)
+        method = dasp.Exact() if tolerance is None else sampled
+        truth = dasp.Explainer(model, 0.0, method=method)(rows, targets).per_player[:, 0].double()
+        for h in (0, 1, 2, 4, 6, 8, x.shape[1]):
+            if h > 13:
+                continue
+            explainer = dasp.Explainer(model, 0.0, method=dasp.Propagation(**LOBATTO, mixture=h))
+            explainer(rows[:1], targets[:1])
+            start = time.perf_counter()
+            found = explainer(rows, targets).per_player[:, 0].double()
+            seconds = (time.perf_counter() - start) / len(rows)
+            error = float(((found - truth).norm(dim=1) / truth.norm(dim=1)).mean())
+            lines.append(f"| {title} | {h} | {error:.2g} | {1e3 * seconds:.3g} ms |")
+            print(lines[-1], flush=True)
+            if seconds > MOST_SECONDS:
+                break
+    if options.page is not None:
+        write_text(options.page, architectures.between_marks(options.page.read_text(), "mixture", "\n".join(lines)))
+
+
+if __name__ == "__main__":
+    main()
