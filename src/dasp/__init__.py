@@ -34,3 +34,6 @@ from .game import Players as Players
 from .model import Model as Model
 from .propagate import OpSupport as OpSupport
 from .propagate import Support as Support
+from .semivalues import Banzhaf as Banzhaf
+from .semivalues import BetaShapley as BetaShapley
+from .semivalues import Semivalue as Semivalue

@@ -46,7 +46,8 @@ class Attribution:
         base_value: the output at the baseline, (B,) or (B, T).
         output: the output at the input, (B,) or (B, T).
         gap: completeness gap (sum of values - (output - base_value)) / sum of |values|, signed; 0 when both are 0,
-            infinite when only the values are. (B,) or (B, T).
+            infinite when only the values are. (B,) or (B, T). Only Shapley values must add up: for another semivalue (named
+            in the settings) it is no error.
         standard_errors: as `values`, or None where the method has none.
         inputs: the inputs, a tuple of (B, *shape).
         baselines: the baselines, a tuple of (1 or B, *shape).

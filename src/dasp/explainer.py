@@ -22,6 +22,7 @@ from .game import Game, Players, evaluate_rows
 from .model import Model
 from .players import Layout
 from .propagate import OpSupport, make_plan
+from .semivalues import Weighting
 from .targets import Targets
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Explainer:
             inputs); or a layout from `dasp.players`.
         memory: bytes that one chunk of work may take.
         feature_names: one name per player.
+        semivalue: None for Shapley values; else `dasp.Banzhaf()`, `dasp.BetaShapley(alpha, beta)` or `dasp.Semivalue(weights)`,
+            which do not add up to output - base value: the gap is then no error.
 
     numpy arrays are taken wherever tensors are: floating ones are converted to the model's dtype, all are moved to its
     device. Tensors are never converted.
@@ -77,6 +80,7 @@ class Explainer:
         players: Mask | None = None,
         memory: int = GIB,
         feature_names: Sequence[str] | None = None,
+        semivalue: Weighting | None = None,
     ) -> None:
         if method is not None and not isinstance(method, Estimator):
             hint = f" Write {method.__name__}()." if isinstance(method, type) else ""
@@ -85,6 +89,8 @@ class Explainer:
             raise InputTypeError(f"memory: expected a number of bytes (int), got {type(memory).__name__}.")
         if memory <= 0:
             raise InputError(f"memory: must be above 0 bytes, got {memory}.")
+        _check_semivalue(semivalue, method)
+        self.semivalue = semivalue
         self.model = model if isinstance(model, Model) else Model(model)
         self.baseline = baseline
         self.method = Propagation() if method is None else method
@@ -152,7 +158,7 @@ class Explainer:
         extra = further(additional_forward_args)
         out = self._output_shape(checked, extra)
         targets = Targets.of(target, rows, out, checked[0].device)
-        return Game(self.model, checked, baselines, extra, players, targets, self.memory)
+        return Game(self.model, checked, baselines, extra, players, targets, self.memory, self.semivalue)
 
     def _inputs(self, inputs: Any) -> tuple[Tensor, ...]:
         if isinstance(inputs, list):
@@ -318,7 +324,9 @@ class Explainer:
             parts = game.players.spread(x)
             return parts if as_tuple else parts[0]
 
-        errors = estimate.standard_errors
+        errors, settings = estimate.standard_errors, estimate.settings
+        if game.semivalue is not None:
+            settings = {**settings, "semivalue": game.semivalue.described()}
         return Attribution(
             values=shaped(estimate.values),
             base_value=squeeze(game.base_values),
@@ -332,12 +340,25 @@ class Explainer:
             targets=game.targets.index,
             feature_names=self.feature_names,
             method=type(self.method).__name__,
-            settings=estimate.settings,
+            settings=settings,
             evaluations=estimate.evaluations,
             propagations=estimate.propagations,
             seconds=seconds,
             as_tuple=as_tuple,
             auditor=partial(audit, game),
+        )
+
+
+def _check_semivalue(semivalue: Any, method: Estimator | None) -> None:
+    if semivalue is None:
+        return
+    if not isinstance(semivalue, Weighting):
+        hint = f" Write {semivalue.__name__}(...)." if isinstance(semivalue, type) else ""
+        raise InputTypeError(f"semivalue: expected dasp.Banzhaf() or another semivalue, got {semivalue!r}.{hint}")
+    if method is not None and not method.semivalues:
+        raise InputError(
+            f"semivalue: {type(method).__name__} computes Shapley values only. Use method=dasp.Propagation(), dasp.Exact() or "
+            "dasp.PermutationSampling()."
         )
 
 

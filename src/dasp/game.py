@@ -21,6 +21,7 @@ from torch import Tensor
 from .errors import CoalitionError, InputError, InputTypeError
 from .memory import peak_bytes
 from .model import Model
+from .semivalues import Weighting
 from .targets import Targets
 
 # On a CPU a forward pass is fastest while its activations stay near the cache, and freshly mapped pages cost more than
@@ -182,6 +183,7 @@ class Game:
         players: who owns which element.
         targets: which outputs are explained.
         memory: bytes that one chunk of evaluations may take.
+        semivalue: weights of the marginal contributions; None: Shapley's.
     """
 
     model: Model
@@ -191,6 +193,7 @@ class Game:
     players: Players
     targets: Targets
     memory: int
+    semivalue: Weighting | None = None
 
     @property
     def batch(self) -> int:

@@ -101,6 +101,11 @@ def measure(
             f"explainer: expected a dasp.Explainer, got {type(explainer).__name__}. For a function take "
             "dasp.Explainer(model, baseline, method=dasp.axioms.External(function))."
         )
+    if explainer.semivalue is not None:
+        raise InputError(
+            f"explainer: these are the axioms of the Shapley value, and its semivalue is {explainer.semivalue}. Leave semivalue= "
+            "out of the explainer that is measured."
+        )
     asked = asked_axioms(axioms)
     with torch.inference_mode(False):
         result = explainer(inputs, target, additional_forward_args=additional_forward_args)

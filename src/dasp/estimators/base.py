@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -31,7 +31,13 @@ class Estimate:
 
 
 class Estimator(ABC):
-    """A way to compute Shapley values. Concrete estimators are frozen dataclasses with keyword-only options."""
+    """A way to compute Shapley values. Concrete estimators are frozen dataclasses with keyword-only options.
+
+    Attributes:
+        semivalues: whether it also weights marginal contributions by `game.semivalue`; the explainer refuses one to others.
+    """
+
+    semivalues: ClassVar[bool] = False
 
     @abstractmethod
     def estimate(self, game: Game, *, progress: bool = False) -> Estimate:

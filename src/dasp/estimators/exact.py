@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,7 +24,9 @@ LARGEST_FORCED = 62
 class Exact(Estimator):
     """Every coalition is evaluated once (Shapley 1953):
 
-        phi_i = sum over S without i of |S|! (n - |S| - 1)! / n! * (v(S + i) - v(S))
+        phi_i = sum over S without i of |S|! (n - |S| - 1)! / n! * (v(S + i) - v(S)),
+
+    or with the weights of another semivalue in place of Shapley's.
 
     2^n evaluations a row, in chunks under the explainer's memory bound; sums in float64.
 
@@ -32,6 +35,7 @@ class Exact(Estimator):
     """
 
     force: bool = False
+    semivalues: ClassVar[bool] = True
 
     def estimate(self, game: Game, *, progress: bool = False) -> Estimate:
         """Exact values of `game`, without standard errors.
@@ -42,7 +46,7 @@ class Exact(Estimator):
         n, rows = game.players.count, torch.arange(game.batch, device=game.device)
         if n > LARGEST_FORCED or (n > LARGEST and not self.force):
             raise CostError(_cost(game))
-        total = 2**n
+        total, weights = 2**n, weights_of_sizes(game)
         base = game.base_values.double().unsqueeze(1)  # (B, 1, T)
         values = torch.zeros(game.batch, game.targets.count, n, dtype=torch.float64, device=game.device)
         step = max(1, game.chunk // game.batch)
@@ -51,7 +55,7 @@ class Exact(Estimator):
                 coalitions = _coalitions(start, min(start + step, total), n, game.device)
                 # v(S) is taken from v(no one), which the weights cancel, so that a large offset costs no digits.
                 gains = game.table(coalitions, rows).double() - base  # (B, M, T)
-                values += torch.einsum("bmt,mn->btn", gains, shapley_weights(coalitions))
+                values += torch.einsum("bmt,mn->btn", gains, size_weights(coalitions, weights))
                 bar.update(len(coalitions))
         return Estimate(values, None, float(total), {"force": self.force})
 
@@ -61,13 +65,25 @@ def _coalitions(start: int, stop: int, n: int, device: torch.device) -> Tensor:
     return (numbers >> torch.arange(n, device=device)) & 1 == 1  # (stop - start, n)
 
 
+def weights_of_sizes(game: Game) -> list[float]:
+    """The weight p_k of a marginal contribution to k others, (n,): `k! (n - k - 1)! / n!`, or that of the semivalue."""
+    n = game.players.count
+    if game.semivalue is not None:
+        return [float(weight) for weight in game.semivalue.weights_of_sizes(n)]
+    return [1 / (n * math.comb(n - 1, size)) for size in range(n)]
+
+
 def shapley_weights(coalitions: Tensor) -> Tensor:
+    """`size_weights` of the Shapley value."""
+    n = coalitions.shape[1]
+    return size_weights(coalitions, [1 / (n * math.comb(n - 1, size)) for size in range(n)])
+
+
+def size_weights(coalitions: Tensor, marginal: list[float]) -> Tensor:
     """The weight of v(S) in phi_i, for coalitions (M, n) bool to (M, n) float64, so that phi = sum over all S of it.
 
-    (|S| - 1)! (n - |S|)! / n! for the members of S, -|S|! (n - |S| - 1)! / n! for the others.
+    With p_k = `marginal[k]`: p_(|S| - 1) for the members of S, -p_|S| for the others.
     """
-    n = coalitions.shape[1]
-    marginal = [1 / (n * math.comb(n - 1, size)) for size in range(n)]
     inside = torch.tensor([0.0, *marginal], dtype=torch.float64, device=coalitions.device)
     outside = torch.tensor([*marginal, 0.0], dtype=torch.float64, device=coalitions.device)
     size = coalitions.sum(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -46,13 +46,14 @@ class Propagation(Estimator):
 
     `phi_i = integral over q of dF/dq_i(q, ..., q)` (Owen, 1972), where F is the multilinear extension of the game. F is
     approximated by propagating the moments of random coalitions through the network (Ancona, Oztireli and Gross, 2019), the
-    integral by quadrature, the derivatives by automatic differentiation.
+    integral by quadrature, the derivatives by automatic differentiation. For another semivalue the integral is over its
+    distribution of q, with the Gauss or Lobatto rule of that; one node for the Banzhaf value.
 
     Attributes:
         nodes: number of quadrature nodes, at least 1 (Lobatto: at least 2, both ends among them); None chooses for Legendre
             4, for Lobatto 5 where no player is enumerated, else 4, or 3 where the network has attention, whose rules are off
             by more than a node less costs.
-        rule: "legendre", or "lobatto", whose two ends are exact and cost 2 n plain evaluations a row; None chooses
+        rule: "legendre" (Gauss), or "lobatto", whose two ends are exact and cost 2 n plain evaluations a row; None chooses
             Lobatto for up to 64 players.
         rank: factors that carry covariance: 0 for none, "full" for one a player, a number for an active subspace of that
             size; None chooses "full" for up to 64 players, then 64, then 0 from 4,097 players on, less if the memory bound
@@ -73,6 +74,7 @@ class Propagation(Estimator):
     mixture: int | None = None
     condition: bool | None = None
     seed: int = 0
+    semivalues: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name, value in (("nodes", self.nodes), ("rank", self.rank), ("mixture", self.mixture)):
@@ -128,21 +130,26 @@ class Propagation(Estimator):
 
 @dataclass(frozen=True)
 class _Nodes:
-    """Quadrature of the inner nodes by propagation, and the weight of the two exact ends (0: none)."""
+    """Quadrature of the inner nodes by propagation, and the weights of the two exact ends (0: none)."""
 
     inner: Tensor
     weights: Tensor
-    end: float
+    first: float
+    last: float
 
 
 def _quadrature(options: Propagation, game: Game) -> _Nodes:
     count = options.nodes or 1
+    if game.semivalue is not None:
+        found = game.semivalue.quadrature(game.players.count, count, ends=options.rule == LOBATTO)
+        inner, mass = (torch.as_tensor(x, dtype=game.dtype, device=game.device) for x in (found.inner, found.weights))
+        return _Nodes(inner, mass, found.first, found.last)
     rule = (lobatto if options.rule == LOBATTO else legendre)(count)
     points = torch.as_tensor(rule.nodes, dtype=game.dtype, device=game.device)
     weights = torch.as_tensor(rule.weights, dtype=game.dtype, device=game.device)
     if options.rule == LOBATTO:
-        return _Nodes(points[1:-1], weights[1:-1], float(weights[0]))
-    return _Nodes(points, weights, 0.0)
+        return _Nodes(points[1:-1], weights[1:-1], float(weights[0]), float(weights[-1]))
+    return _Nodes(points, weights, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -185,10 +192,15 @@ class _Work:
         return self.options.mixture or 0
 
     @property
+    def ended(self) -> bool:
+        """Whether both ends are evaluated."""
+        return self.options.rule == LOBATTO or bool(self.mixture or self.nodes.first or self.nodes.last)
+
+    @property
     def evaluations(self) -> float:
         """Plain evaluations per row."""
         n = self.game.players.count
-        ends = 2 * n + 2 if self.options.rule == LOBATTO or self.mixture else 0
+        ends = 2 * n + 2 if self.ended else 0
         gradients = _sampled_gradients(self.options.rank)
         return float(ends + gradients)
 
@@ -198,9 +210,9 @@ class _Work:
         n, targets = game.players.count, game.targets.count
         total = torch.zeros(len(rows), targets, n, dtype=game.dtype, device=game.device)
         mixed = {Mixed.nobody(len(rows), game.device): list(range(targets))}
-        if self.nodes.end or self.mixture:
+        if self.ended:
             first, last = self._ends(rows)
-            total = total + self.nodes.end * (first + last)
+            total = total + self.nodes.first * first + self.nodes.last * last
             size = game.outputs[rows].abs() + game.base_values[rows].abs()
             mixed = Mixed.by_target(first.abs() + last.abs(), self.mixture, size)
         moved = game.moved(rows)
@@ -337,12 +349,13 @@ def _decided(options: Propagation, game: Game, plan: Plan) -> tuple[Propagation,
         )
 
     if _untouched(options) and n <= ENUMERATED_PLAYERS and 2**n * measured(0, False) <= game.memory:
-        options = replace(options, rule=LOBATTO, nodes=5, rank=0, mixture=n, condition=False)
+        rule, nodes = (LEGENDRE, 1) if at_one_point(game) else (LOBATTO, 5)
+        options = replace(options, rule=rule, nodes=nodes, rank=0, mixture=n, condition=False)
         return options, measured(0, False)
     none, one, three = (measured(rank, False) for rank in (0, 1, 3))
     per_factor = max((three - one) / 2, 0.0)
     small = n <= FULL_PLAYERS
-    rule = options.rule or (LOBATTO if small and (options.nodes or 2) > 1 else LEGENDRE)
+    rule = options.rule or (LOBATTO if small and (options.nodes or 2) > 1 and not at_one_point(game) else LEGENDRE)
     rank: int | str
     if options.rank is not None:
         rank = options.rank if isinstance(options.rank, str) else min(options.rank, n)
@@ -359,13 +372,18 @@ def _decided(options: Propagation, game: Game, plan: Plan) -> tuple[Propagation,
     mixture = options.mixture
     if mixture is None:
         affordable = n <= MIXED_PLAYERS and 2 * measured(rank, condition) <= game.memory
-        mixture = int(rule == LOBATTO and rank == FULL and affordable)
-    nodes = options.nodes or _usual_nodes(rule, mixture, plan)
+        mixture = int((rule == LOBATTO or (small and at_one_point(game))) and rank == FULL and affordable)
+    nodes = options.nodes or (1 if at_one_point(game) else _usual_nodes(rule, mixture, plan))
     options = replace(options, rule=rule, nodes=nodes, rank=rank, mixture=mixture, condition=condition)
     guess = none + per_factor * (n if rank == FULL else int(rank))
     if guess > game.memory:
         raise _too_large(options, guess, game.memory)
     return options, measured(rank, condition)
+
+
+def at_one_point(game: Game) -> bool:
+    """Whether one node is all the quadrature that the semivalue takes."""
+    return game.semivalue is not None and game.semivalue.at_one_point
 
 
 def _usual_nodes(rule: str, mixture: int, plan: Plan) -> int:

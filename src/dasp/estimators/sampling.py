@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -28,6 +28,9 @@ class PermutationSampling(Estimator):
     a row. Unbiased; values add up to output - base value for any number of permutations. Standard errors come from the
     pairs, which are independent; with one pair there are none.
 
+    For another semivalue than Shapley's, every contribution is weighted by its size's share over 1/n: still unbiased; the sum
+    is then what it is.
+
     Every row gets the same permutations, drawn from the seed alone, so a row's values do not depend on the batch it is
     in. Each row's standard errors are valid; errors of different rows are correlated.
 
@@ -41,6 +44,7 @@ class PermutationSampling(Estimator):
     permutations: int = 64
     seed: int = 0
     tolerance: float | None = None
+    semivalues: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check_int("permutations", self.permutations)
@@ -129,7 +133,7 @@ def pair_bytes(game: Game) -> int:
 
 
 def pair_estimates(game: Game, rows: Tensor, pairs: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Unbiased estimates of the Shapley values of `rows` (R,), one per antithetic pair, independent of each other.
+    """Unbiased estimates of the Shapley values (of the game's semivalue) of `rows` (R,), one per antithetic pair, independent of each other.
 
     Yields (G, R, T, n) float64 until `pairs` are given; the pairs come in the order of the generator, however they are
     grouped.
@@ -165,6 +169,10 @@ def _walk(game: Game, rows: Tensor, ranks: Tensor) -> Tensor:
     along = torch.cat((base, inner, output), 2)  # (R, 2G, n + 1, T)
     index = ranks[None, :, :, None].expand(len(rows), -1, -1, along.shape[3])
     gains = along.diff(dim=2).gather(2, index)  # (R, 2G, n, T)
+    if game.semivalue is not None:
+        # In a random order all sizes are as likely, so this is how many times more likely a size is meant to be.
+        likelier = torch.as_tensor(n * game.semivalue.shares(n), device=game.device)
+        gains = gains * likelier[ranks][None, :, :, None]
     return (gains[:, 0::2] + gains[:, 1::2]).permute(1, 0, 3, 2) / 2
 
 
