@@ -24,8 +24,10 @@ from .errors import CostError, InputError, InputTypeError
 from .estimators.exact import shapley_weights
 from .estimators.lacking import FEWEST_BLOCKS, Blocks
 from .estimators.odd_games import differences, every_pair
-from .estimators.sampling import check_seed, stream
+from .estimators.sampling import check_seed, pair_estimates, stream, walk_cost
 from .game import Game
+
+FEWEST_WALKS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,10 +87,11 @@ def audit(
 
     The coalitions are independent of those of every estimator whatever the seeds. The interval is Student's (blocks - 1
     degrees of freedom), on the squared error, with the jackknife variance of the U-statistic; it allows for the error of the
-    denominator too. Where 2^n evaluations are allowed all are made, and the interval is a point.
+    denominator too. Where 2^n evaluations are allowed all are made, and the interval is a point. Other semivalues than Shapley's
+    are judged by pairs of permutations instead, at least 4.
 
     Raises:
-        CostError: `evaluations` (per row) allow fewer than 8 pairs of coalitions.
+        CostError: `evaluations` (per row) allow fewer than 8 pairs of coalitions, or 4 of permutations.
         InputError: a confidence outside (0, 1), a bad seed, values of the wrong shape, or a model or inputs that were
             changed since the values were computed.
     """
@@ -100,20 +103,27 @@ def audit(
     if values.shape != (game.batch, targets, n):
         raise InputError(f"audit: expected values of shape {(game.batch, targets, n)}, got {tuple(values.shape)}.")
     moved = game.moved(torch.arange(game.batch, device=game.device))[:, 0]
-    most = int(moved.sum(1).max())
-    least = min(2**most, 2 + 2 * FEWEST_BLOCKS)
+    walks = game.semivalue is not None
+    most = n if walks else int(moved.sum(1).max())
+    least = 2 + FEWEST_WALKS * walk_cost(n) if walks else min(2**most, 2 + 2 * FEWEST_BLOCKS)
     if evaluations < least:
         raise CostError(
-            f"audit: {evaluations:,} evaluations a row are too few for an interval with {most:,} players that differ from the "
-            f"baseline; give evaluations={least} or more."
+            f"audit: {evaluations:,} evaluations a row are too few for an interval with {most:,} players; give "
+            f"evaluations={least} or more, or group elements into players."
         )
     game.check_unchanged()
     values = values.detach().double()
-    spent = 2**most if 2**most <= evaluations else 2 + 2 * ((evaluations - 2) // 2)
+    if walks:
+        pairs = (evaluations - 2) // walk_cost(n) if n > 1 else FEWEST_WALKS
+        spent = 2 + pairs * walk_cost(n)
+    else:
+        spent = 2**most if 2**most <= evaluations else 2 + 2 * ((evaluations - 2) // 2)
     parts: list[tuple[Tensor, _Judged]] = []
     with tqdm(total=game.batch * spent, disable=not progress, unit="evaluation") as bar:
-        for rows, found in _judged_groups(game, values, moved, evaluations, seed, confidence, bar):
-            parts.append((rows, found))
+        if walks:
+            parts += _judged_by_walks(game, values, pairs, seed, confidence, bar)
+        else:
+            parts += _judged_groups(game, values, moved, evaluations, seed, confidence, bar)
     order = torch.cat([rows for rows, _ in parts]).argsort()
     judged = _Judged(*(torch.cat([getattr(j, name) for _, j in parts])[order] for name in _Judged.__dataclass_fields__))
     return Audit(
@@ -141,6 +151,31 @@ class _Judged:
     squared_norm: Tensor
     player_errors: Tensor
     player_spread: Tensor
+
+
+def _judged_by_walks(
+    game: Game, values: Tensor, pairs: int, seed: int, confidence: float, bar: tqdm
+) -> Iterator[tuple[Tensor, _Judged]]:
+    """Rows judged by antithetic walks along permutations, which are unbiased for any semivalue."""
+    n, targets = game.players.count, game.targets.count
+    rows = torch.arange(game.batch, device=game.device)
+    # A block's estimates are all kept, in float64; a quarter of the bound leaves room for what is made of them.
+    for block in torch.split(rows, max(1, game.memory // (4 * 8 * pairs * targets * n))):
+        lacking = torch.empty(len(block), targets, pairs, n, dtype=torch.float64, device=game.device)
+        done = 0
+        for estimates in pair_estimates(game, block, pairs, stream(seed, audit=True)):
+            lacking[:, :, done : done + len(estimates)] = estimates.permute(1, 2, 0, 3)
+            done += len(estimates)
+            bar.update(len(estimates) * len(block) * walk_cost(n))
+        yield block, _judged(lacking.sub_(values[block].unsqueeze(2)), values[block], confidence)
+
+
+def _judged(lacking: Tensor, values: Tensor, confidence: float) -> _Judged:
+    """From independent estimates of what values (R, T, n) lack, (R, T, m, n)."""
+    count = lacking.shape[2]
+    spread = (lacking.var(2) / count).sqrt() * student(confidence, count - 1)
+    ends = interval(row_means(lacking), row_means(lacking + values.unsqueeze(2)), confidence)
+    return _Judged(*ends, -lacking.mean(2), spread)
 
 
 def _judged_groups(
@@ -185,6 +220,4 @@ def _group(
     full = (-values).unsqueeze(2).repeat(1, 1, blocks.count, 1)
     index = which.unsqueeze(2).expand(-1, -1, blocks.count, -1)
     full = full.scatter(3, index, lacking.reshape(index.shape))
-    spread = (full.var(2) / blocks.count).sqrt() * student(confidence, blocks.count - 1)
-    ends = interval(row_means(full), row_means(full + values.unsqueeze(2)), confidence)
-    return _Judged(*ends, -full.mean(2), spread)
+    return _judged(full, values, confidence)
