@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -31,7 +31,15 @@ class Estimate:
 
 
 class Estimator(ABC):
-    """A way to compute Shapley values. Concrete estimators are frozen dataclasses with keyword-only options."""
+    """A way to compute Shapley values. Concrete estimators are frozen dataclasses with keyword-only options.
+
+    Attributes:
+        takes_background: whether it plays the game against a background (`dasp.background_game.BackgroundGame`), whose values
+            are means over many rows. One that only asks `game.table`, `game.values` and the ends does; one that reads
+            `game.baselines` must know. An estimator that does not say so is refused.
+    """
+
+    takes_background: ClassVar[bool] = False
 
     @abstractmethod
     def estimate(self, game: Game, *, progress: bool = False) -> Estimate:

@@ -25,12 +25,13 @@ class Exact(Estimator):
 
         phi_i = sum over S without i of |S|! (n - |S| - 1)! / n! * (v(S + i) - v(S))
 
-    2^n evaluations a row, in chunks under the explainer's memory bound; sums in float64.
+    2^n evaluations a row (against a background, as many for each of its rows), in chunks under the explainer's memory bound; sums in float64.
 
     Attributes:
         force: allow more than 24 players.
     """
 
+    takes_background = True
     force: bool = False
 
     def estimate(self, game: Game, *, progress: bool = False) -> Estimate:
@@ -45,7 +46,7 @@ class Exact(Estimator):
         total = 2**n
         base = game.base_values.double().unsqueeze(1)  # (B, 1, T)
         values = torch.zeros(game.batch, game.targets.count, n, dtype=torch.float64, device=game.device)
-        step = max(1, game.chunk // game.batch)
+        step = max(1, game.chunk // (game.batch * game.rows_each))
         with tqdm(total=total, disable=not progress, unit="coalition") as bar:
             for start in range(0, total, step):
                 coalitions = _coalitions(start, min(start + step, total), n, game.device)
@@ -53,7 +54,7 @@ class Exact(Estimator):
                 gains = game.table(coalitions, rows).double() - base  # (B, M, T)
                 values += torch.einsum("bmt,mn->btn", gains, shapley_weights(coalitions))
                 bar.update(len(coalitions))
-        return Estimate(values, None, float(total), {"force": self.force})
+        return Estimate(values, None, float(total * game.rows_each), {"force": self.force})
 
 
 def _coalitions(start: int, stop: int, n: int, device: torch.device) -> Tensor:
@@ -86,7 +87,7 @@ def _cost(game: Game) -> str:
     seconds = (time.perf_counter() - start) / count * total
     forced = "Exact(force=True) does it anyway" if n <= LARGEST_FORCED else f"{LARGEST_FORCED} players are the limit"
     return (
-        f"exact enumeration of {n} players takes {_amount(2**n)} evaluations a row, for {game.batch} row(s) about "
+        f"exact enumeration of {n} players takes {_amount(2**n * game.rows_each)} evaluations a row, for {game.batch} row(s) about "
         f"{_duration(seconds)} here. {forced}; group elements into at most {LARGEST} players, or use another estimator."
     )
 

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..background_game import BackgroundGame
 from ..errors import InputError, InputTypeError, MemoryBoundError, NumericsError
 from ..game import Game, take_rows
+from ..gaussian import Gaussian
 from ..graph import Graph
-from ..law import FULL, CoalitionLaw
+from ..law import FULL
 from ..propagate import Plan, make_plan, propagate, refuse_infinite
 from ..special import legendre, lobatto
+from .absent import Absent, both_ends, repeated
 from .base import Estimate, Estimator
 from .directions import active_directions
 from .mixed import Mixed
@@ -36,6 +39,8 @@ MIXED_PLAYERS = 32
 """Up to this many players the default enumerates one; of more, one is too small a part."""
 OVERHEAD = 3
 """What conditioning and several targets may take on top of a plain rank."""
+CLUSTERS = 8
+BACKGROUND_RANK = 8
 MOST_ROWS = 4096
 """Rows (samples times nodes times states) in one pass; more gains nothing."""
 
@@ -64,6 +69,9 @@ class Propagation(Estimator):
             nothing else is chosen), else 0.
         condition: whether nonlinearities condition on the player that dominates an element; needs rank "full"; None
             conditions where it can.
+        clusters: of a background (`baseline=` rows of data): number K of clusters that are propagated from, one after the
+            other, each with its own mean and covariance; as many as rows is the mean over all of them. None chooses.
+        background_rank: factors that carry the covariance of a cluster. None chooses.
         seed: of the random coalitions that the active subspace is found with.
     """
 
@@ -72,10 +80,14 @@ class Propagation(Estimator):
     rank: int | str | None = None
     mixture: int | None = None
     condition: bool | None = None
+    clusters: int | None = None
+    background_rank: int | None = None
     seed: int = 0
+    takes_background = True
 
     def __post_init__(self) -> None:
-        for name, value in (("nodes", self.nodes), ("rank", self.rank), ("mixture", self.mixture)):
+        for name, value in (("nodes", self.nodes), ("rank", self.rank), ("mixture", self.mixture),
+                            ("clusters", self.clusters), ("background_rank", self.background_rank)):
             named = value is None or (isinstance(value, str) and name == "rank")
             if not named and (isinstance(value, bool) or not isinstance(value, int)):
                 raise InputTypeError(f"{name}: expected an int, got {type(value).__name__}")
@@ -92,6 +104,10 @@ class Propagation(Estimator):
             raise InputError(f"rank is a number of factors, 'full' or None, got {self.rank!r}")
         if self.mixture is not None and self.mixture < 0:
             raise InputError(f"mixture is a number of players, got {self.mixture}")
+        if self.clusters is not None and self.clusters < 1:
+            raise InputError(f"clusters must be at least 1, got {self.clusters}")
+        if self.background_rank is not None and self.background_rank < 0:
+            raise InputError(f"background_rank must be 0 or more, got {self.background_rank}")
         if self.condition and self.rank not in (None, FULL):
             raise InputError(
                 f"condition=True needs a factor for every player, and rank is {self.rank!r}; set rank='full' or leave it out"
@@ -120,7 +136,8 @@ class Propagation(Estimator):
         options = work.options
         settings = {
             "nodes": options.nodes, "rule": options.rule, "rank": options.rank, "mixture": options.mixture,
-            "condition": options.condition, "seed": options.seed, "rows_at_once": work.rows_at_once,
+            "condition": options.condition, "clusters": options.clusters, "background_rank": options.background_rank,
+            "seed": options.seed, "rows_at_once": work.rows_at_once,
             "nodes_at_once": work.nodes_at_once,
         }  # fmt: skip
         return Estimate(torch.cat(parts), None, work.evaluations, settings, propagations)
@@ -156,6 +173,8 @@ class _Work:
     nodes: _Nodes
     rows_at_once: int
     nodes_at_once: int
+    clusters_at_once: int
+    absent: Absent
 
     @classmethod
     def prepare(cls, options: Propagation, game: Game) -> _Work:
@@ -166,7 +185,8 @@ class _Work:
         plan = make_plan(graph, [label + 1 for label in game.players.labels], game.extra, game.batch)
         plan.require_rules()
         check_graph(game, graph)
-        options, each = _decided(options, game, plan)
+        options, absent = _behind(options, game)
+        options, each = _decided(options, game, plan, absent)
         nodes = _quadrature(options, game)
         states = 2 ** (options.mixture or 0)
         fit = int(game.memory / each)
@@ -176,8 +196,9 @@ class _Work:
         if game.device.type == "cpu":
             fit = min(fit, max(states, int(CACHED / each)))
         nodes_at_once = min(together, fit // states)
-        rows_at_once = max(1, min(fit, MOST_ROWS) // (states * nodes_at_once))
-        return cls(options, game, graph, plan, nodes, rows_at_once, nodes_at_once)
+        most = max(1, min(fit, MOST_ROWS) // (states * nodes_at_once))
+        clusters_at_once = min(absent.count, most)
+        return cls(options, game, graph, plan, nodes, most // clusters_at_once, nodes_at_once, clusters_at_once, absent)
 
     @property
     def mixture(self) -> int:
@@ -188,7 +209,7 @@ class _Work:
     def evaluations(self) -> float:
         """Plain evaluations per row."""
         n = self.game.players.count
-        ends = 2 * n + 2 if self.options.rule == LOBATTO or self.mixture else 0
+        ends = (2 * n + 2) * self.game.rows_each if self.options.rule == LOBATTO or self.mixture else 0
         gradients = _sampled_gradients(self.options.rank)
         return float(ends + gradients)
 
@@ -216,8 +237,10 @@ class _Work:
         for index in torch.arange(len(self.nodes.inner), device=game.device).split(self.nodes_at_once):
             q, w = self.nodes.inner[index], self.nodes.weights[index]
             for held, some in mixed.items():
-                total[:, some] += self._nodes(rows, q, w, rank, held, some, states, folded)
-        passes = float(len(self.nodes.inner) * 2**self.mixture * len(mixed))
+                for part in torch.arange(self.absent.count, device=game.device).split(self.clusters_at_once):
+                    shares = self._nodes(rows, part, q, w, rank, held, some, states, folded)
+                    total[:, some] += torch.einsum("k,bktn->btn", self.absent.weights[part], shares)
+        passes = float(len(self.nodes.inner) * 2**self.mixture * len(mixed) * self.absent.count)
         return total.where(moved, torch.zeros_like(total)), passes
 
     def _ends(self, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -233,21 +256,24 @@ class _Work:
         return torch.cat(first, 1).transpose(1, 2), torch.cat(last, 1).transpose(1, 2)
 
     def _nodes(
-        self, rows: Tensor, q: Tensor, w: Tensor, rank: str | Tensor | None, mixed: Mixed, targets: list[int],
+        self, rows: Tensor, clusters: Tensor, q: Tensor, w: Tensor, rank: str | Tensor | None, mixed: Mixed, targets: list[int],
         states: Tensor, folded: Any,
     ) -> Tensor:  # fmt: skip
-        """The share of some nodes in the values of some rows and targets, (rows, targets, n)."""
-        game, h = self.game, self.mixture
+        """The share of some nodes in the values of some rows and targets, from each of some clusters, (rows, K, targets, n)."""
+        game, h, each = self.game, self.mixture, len(clusters)
+        rows, cluster, mixed = rows.repeat_interleave(each), clusters.repeat(len(rows)), mixed.repeated(each)
+        if isinstance(rank, Tensor):
+            rank = rank.repeat_interleave(each, 0)
         count, samples = len(states), len(states) * len(rows)
-        off, on = self._fixed(rows, mixed, states)
+        off, on, free = self._fixed(rows, cluster, mixed, states)
         shift = torch.zeros(samples, game.players.count, dtype=game.dtype, device=game.device, requires_grad=True)
-        law = CoalitionLaw(
-            q, shift, grouped=game.players.grouped, conditioned=bool(self.options.condition), memory=game.memory,
+        law = self.absent.law(
+            q, shift, free=free, grouped=game.players.grouped, conditioned=bool(self.options.condition), memory=game.memory,
             rank=rank.repeat(count, 1, 1) if isinstance(rank, Tensor) else rank,
         )  # fmt: skip
         every = rows.repeat(count * len(q))
         extra = take_rows(game.extra, every, game.batch)
-        ends = [_repeated(x, len(q)) for x in off], [_repeated(x, len(q)) for x in on]
+        ends = [repeated(x, len(q)) for x in off], [repeated(x, len(q)) for x in on]
         result = propagate(self.plan, law, *ends, extra, folded)
         values = game.targets.select(result.mean, every)[:, targets].reshape(len(q), count, len(rows), -1)
         chance = torch.where(states.bool(), q[:, None, None], 1 - q[:, None, None])  # (K, states, h)
@@ -268,7 +294,7 @@ class _Work:
             own = torch.stack([self._held(j, states, chance, w, values.detach()) for j in range(h)], -1)
             own = own.to(phi.dtype) * mixed.held.unsqueeze(1)
             phi = phi.scatter_add(2, mixed.players.unsqueeze(1).expand(-1, phi.shape[1], -1), own)
-        return phi.detach()
+        return phi.detach().unflatten(0, (-1, each))
 
     @staticmethod
     def _held(j: int, states: Tensor, chance: Tensor, w: Tensor, values: Tensor) -> Tensor:
@@ -278,26 +304,22 @@ class _Work:
         steps = values[:, present] - values[:, present - 2**j]  # (K, states / 2, rows, T)
         return torch.einsum("ks,ksbt->bt", (w[:, None] * others).to(steps.dtype), steps)
 
-    def _fixed(self, rows: Tensor, mixed: Mixed, states: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Both ends of the inputs with the mixed players held in each of their states, (states * rows, *input) each."""
+    def _fixed(
+        self, rows: Tensor, cluster: Tensor, mixed: Mixed, states: Tensor
+    ) -> tuple[list[Tensor | Gaussian], list[Tensor], Tensor | None]:
+        """Both ends of the inputs with the mixed players held in each of their states, (states * rows, *input) each, and who is
+        not held, (states * rows, n)."""
         game = self.game
+        off = [repeated(part, len(states)) for part in self.absent.off(rows, cluster)]
+        on = [repeated(x[rows], len(states)) for x in game.inputs]
+        if not self.mixture:
+            return off, on, None
         held = torch.zeros(len(states), len(rows), game.players.count, dtype=torch.long, device=game.device)
-        if self.mixture:
-            where = mixed.players.unsqueeze(0).expand(len(states), -1, -1)
-            signs = (2 * states - 1).unsqueeze(1) * mixed.held.long()  # -1 absent, 1 present, 0 free
-            held = held.scatter(2, where, signs)
-        offs, ons = [], []
-        for x, b, sign in zip(game.inputs, game.baselines, game.players.spread(held.flatten(0, 1)), strict=True):
-            present = x[rows].repeat(len(states), *[1] * (x.dim() - 1))
-            absent = b.expand_as(x)[rows].repeat(len(states), *[1] * (x.dim() - 1))
-            offs.append(torch.where(sign > 0, present, absent))
-            ons.append(torch.where(sign < 0, absent, present))
-        return offs, ons
-
-
-def _repeated(value: Tensor, nodes: int) -> Tensor:
-    """Rows once for every node, node-major."""
-    return value.repeat(nodes, *[1] * (value.dim() - 1))
+        where = mixed.players.unsqueeze(0).expand(len(states), -1, -1)
+        signs = (2 * states - 1).unsqueeze(1) * mixed.held.long()  # -1 absent, 1 present, 0 free
+        held = held.scatter(2, where, signs).flatten(0, 1)
+        ends = [both_ends(*part) for part in zip(off, on, game.players.spread(held), strict=True)]
+        return [a for a, _ in ends], [b for _, b in ends], (held == 0).to(game.dtype)
 
 
 def _states(mixture: int, device: torch.device) -> Tensor:
@@ -319,21 +341,39 @@ def _too_large(options: Propagation, needed: float, memory: int) -> MemoryBoundE
 
 def _untouched(options: Propagation) -> bool:
     """Whether nothing was chosen but the seed."""
-    return replace(options, seed=0) == Propagation()
+    return replace(options, seed=0, clusters=None, background_rank=None) == Propagation()
 
 
-def _decided(options: Propagation, game: Game, plan: Plan) -> tuple[Propagation, float]:
+def _behind(options: Propagation, game: Game) -> tuple[Propagation, Absent]:
+    """What absent players hold, and the options that say so.
+
+    Raises:
+        InputError: options of a background without one; or it cannot be put into clusters.
+    """
+    if not isinstance(game, BackgroundGame):
+        for name in ("clusters", "background_rank"):
+            if getattr(options, name) is not None:
+                raise InputError(f"{name} is for a background: give rows of data as the baseline, or leave it out.")
+        return options, Absent(game, None)
+    clusters = game.background.clusters(
+        CLUSTERS if options.clusters is None else options.clusters,
+        BACKGROUND_RANK if options.background_rank is None else options.background_rank,
+    )
+    return replace(options, clusters=clusters.count, background_rank=clusters.rank), Absent(game, clusters)
+
+
+def _decided(options: Propagation, game: Game, plan: Plan, absent: Absent) -> tuple[Propagation, float]:
     """The options with every None decided, and the bytes of one row at one node with them.
 
     Raises:
         MemoryBoundError: the rank asked for does not fit by far.
     """
     n = game.players.count
-    key = (plan.graph, game.players.key, game.targets.count)
+    key = (plan.graph, game.players.key, game.targets.count, absent.rank)
 
     def measured(rank: str | int, conditioned: bool) -> float:
         return game.model.keep(
-            (*key, rank, conditioned), lambda: bytes_per_row(game, plan, rank, conditioned=conditioned)
+            (*key, rank, conditioned), lambda: bytes_per_row(game, plan, rank, absent, conditioned=conditioned)
         )
 
     if _untouched(options) and n <= ENUMERATED_PLAYERS and 2**n * measured(0, False) <= game.memory:
