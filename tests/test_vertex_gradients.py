@@ -267,7 +267,7 @@ def test_coalitions_are_the_same_however_they_are_grouped() -> None:
 
 def test_sizes_follow_their_law_and_have_strata() -> None:
     for n in (29, 30):
-        coalitions = torch.cat([part for part, _ in _Pairs(n, 4000, 0).chunks(512)])
+        coalitions = torch.cat([part for part, _ in _Pairs(_Count(n), 4000, 0).chunks(512)])
         law = torch.tensor([1 / math.sqrt(s * (n - s)) for s in range(1, n)], dtype=torch.float64)
         folded = law[: n // 2] + law.flip(0)[: n // 2]
         if n % 2 == 0:
