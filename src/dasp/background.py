@@ -5,6 +5,7 @@ Shapes: J rows, K clusters, R factors a cluster, D elements of all inputs togeth
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -24,6 +25,10 @@ LARGEST_GRAM = 1024
 """Up to this many rows or elements, principal axes come from a decomposition; of more, from subspace iteration."""
 SPARE = 8
 ITERATIONS = 12
+LEAST = 1e-6
+"""Least metric of an element, as a part of the largest."""
+STARTS = 4
+"""Times that k-means starts afresh; the closest clusters are taken."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,53 +105,60 @@ class Background:
         """The mean row, (1, *shape_i) for every input; of whole numbers it is not rounded."""
         return tuple(part.double().mean(0, keepdim=True) for part in self.rows)
 
-    def clusters(self, count: int, rank: int) -> Clusters:
+    def clusters(self, count: int, rank: int, metric: Sequence[Tensor]) -> Clusters:
         """At most `count` clusters with `rank` factors each; `count` = J makes every row its own, without factors.
 
-        k-means on elements divided by their standard deviation (Lloyd 1982; started as Arthur and Vassilvitskii 2007, from a
-        fixed seed), then the principal axes of every cluster. Nothing that is made of them grows with J.
+        k-means on elements times their metric (Lloyd 1982; started as Arthur and Vassilvitskii 2007, from fixed seeds), then
+        the principal axes of every cluster in that metric. Nothing that is made of them grows with J.
+
+        Args:
+            count: K.
+            rank: R.
+            metric: how much a step of an element matters, (*shape_i) for every input.
 
         Raises:
             InputError: a row holds whole numbers, which have no mean, and rows are not clusters of their own.
         """
         count = min(count, self.count)
-        if count < self.count and not all(part.is_floating_point() for part in self.rows):
+        if count == self.count:
+            return self._every_row()
+        if not all(part.is_floating_point() for part in self.rows):
             raise InputError(
-                "baseline: a background of whole numbers (token ids, categories) has no mean and no variance. Give fewer rows and "
-                f"dasp.Propagation(clusters={self.count}), which propagates from every row; or use "
+                "baseline: a background of whole numbers (token ids, categories) has no mean and no variance. Take "
+                f"dasp.Propagation(clusters={self.count}), which propagates from every row, with as few rows as you need; or "
                 "dasp.PermutationSampling(); or explain the embeddings."
             )
-        key = count, rank
-        if key not in self.kept:
-            self.kept[key] = self._every_row() if count == self.count else self._clustered(count, rank)
-        found: Clusters = self.kept[key]
-        return found
+        rows = self._flat
+        scale = torch.cat([part.flatten() for part in metric]).double()
+        spread = rows.std(0, correction=0)
+        if not bool((scale * spread > 0).any()):  # nothing is known to matter
+            scale = 1 / spread.where(spread > 0, torch.ones_like(spread))
+        scale = scale.clamp(min=LEAST * float(scale.max()))
+        centred = (rows - rows.mean(0)) * scale
+        owner = nearest(centred, count)
+        rank = min(rank, *centred.shape)
+        weights, means, factors, rests = [], [], [], []
+        for cluster in owner.unique().tolist():
+            mine = centred[owner == cluster]
+            mine = mine - mine.mean(0)
+            axes = principal_axes(mine, rank)
+            weights.append(len(mine) / self.count)
+            means.append(rows[owner == cluster].mean(0))
+            factors.append(axes / scale)
+            rests.append((mine.square().mean(0) - axes.square().sum(0)).clamp(min=0) / scale.square())
+        mean, load, rest = torch.stack(means), torch.stack(factors, 1), torch.stack(rests)
+        weight = torch.tensor(weights, dtype=self.rows[0].dtype, device=rows.device)
+        return Clusters(weight, self._parts(mean), self._parts(load), self._parts(rest))
+
+    @property
+    def _flat(self) -> Tensor:
+        """(J, D), float64."""
+        return torch.cat([part.flatten(1) for part in self.rows], 1).double()
 
     def _every_row(self) -> Clusters:
         floating = next((part.dtype for part in self.rows if part.is_floating_point()), torch.get_default_dtype())
         weights = torch.full((self.count,), 1 / self.count, dtype=floating, device=self.rows[0].device)
         return Clusters(weights, self.rows, tuple(p.new_zeros(0, *p.shape) for p in self.rows), self.rows)
-
-    def _clustered(self, count: int, rank: int) -> Clusters:
-        rows = torch.cat([part.flatten(1) for part in self.rows], 1).double()  # (J, D)
-        scale = rows.std(0, correction=0)
-        scaled = (rows - rows.mean(0)) / scale.where(scale > 0, torch.ones_like(scale))
-        owner = nearest(scaled, count)
-        rank = min(rank, *scaled.shape)
-        weights, means, factors, rests = [], [], [], []
-        for cluster in owner.unique().tolist():
-            mine = scaled[owner == cluster]
-            centre = mine.mean(0)
-            axes = principal_axes(mine - centre, rank)
-            weights.append(len(mine) / self.count)
-            means.append(rows[owner == cluster].mean(0))
-            factors.append(axes * scale)
-            rests.append(((mine - centre).square().mean(0) - axes.square().sum(0)).clamp(min=0) * scale.square())
-        mean, load, rest = torch.stack(means), torch.stack(factors, 1), torch.stack(rests)
-        dtype = self.rows[0].dtype
-        return Clusters(
-            torch.tensor(weights, dtype=dtype, device=rows.device), self._parts(mean), self._parts(load), self._parts(rest)
-        )
 
     def _parts(self, flat: Tensor) -> tuple[Tensor, ...]:
         """(..., D) as one (..., *shape_i) for every input."""
@@ -157,19 +169,26 @@ class Background:
         )
 
 
-def nearest(rows: Tensor, count: int, *, seed: int = 0) -> Tensor:
+def nearest(rows: Tensor, count: int) -> Tensor:
     """The cluster of each row (J, D) by k-means, (J,); some of `count` may stay empty, as where rows are equal."""
-    generator = torch.Generator("cpu").manual_seed(seed)
+    found = [_lloyd(rows, count, torch.Generator("cpu").manual_seed(seed)) for seed in range(STARTS)]
+    return min(found, key=lambda one: one[0])[1]
+
+
+def _lloyd(rows: Tensor, count: int, generator: torch.Generator) -> tuple[float, Tensor]:
+    """The sum of squared distances, and the cluster of each row."""
     centres = _started(rows, count, generator)
     owner = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
+    total = float("inf")
     for round_ in range(ROUNDS):
-        before, owner = owner, _distances(rows, centres).argmin(1)
+        away, now = _distances(rows, centres).min(1)
+        total, before, owner = float(away.sum()), owner, now
         if round_ and torch.equal(before, owner):
             break
         size = torch.bincount(owner, minlength=len(centres)).to(rows.dtype)
-        total = torch.zeros_like(centres).index_add(0, owner, rows)
-        centres = torch.where((size > 0).unsqueeze(1), total / size.clamp(min=1).unsqueeze(1), centres)
-    return owner
+        sums = torch.zeros_like(centres).index_add(0, owner, rows)
+        centres = torch.where((size > 0).unsqueeze(1), sums / size.clamp(min=1).unsqueeze(1), centres)
+    return total, owner
 
 
 def _started(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -186,10 +205,10 @@ def _started(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 def _distances(rows: Tensor, centres: Tensor) -> Tensor:
     """Squared distances, (J, K)."""
+    sizes = centres.square().sum(1)
     step = max(1, CHUNK // max(1, rows.shape[1]))
-    return torch.cat(
-        [torch.stack([(some - centre).square().sum(1) for centre in centres], 1) for some in rows.split(step)]
-    )
+    parts = [some.square().sum(1, keepdim=True) + sizes - 2 * some @ centres.T for some in rows.split(step)]
+    return torch.cat(parts).clamp(min=0)
 
 
 def principal_axes(centred: Tensor, rank: int, *, seed: int = 0) -> Tensor:

@@ -6,9 +6,10 @@ Shapley values (Janzing, Minorics and Bloebaum 2020). Shapes as in `game`; J row
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,8 +18,10 @@ from .background import Background
 from .errors import InputError
 from .game import Game, evaluate_rows, goes_along
 
+Kept = TypeVar("Kept")
+
 SPOT = 2
-"""Rows that are evaluated again before the outputs of an earlier call are taken for those of all."""
+"""Rows that are evaluated again before what an earlier call made is taken."""
 SAME = 1e-4
 
 
@@ -42,7 +45,7 @@ class BackgroundGame(Game):
     def base_values(self) -> Tensor:
         """v of the empty coalition, the mean output over the background, (B, T)."""
         rows = torch.arange(self.batch, device=self.device)
-        if self._follows_rows:
+        if self.follows_rows:
             return self.values(rows, torch.zeros(self.batch, self.players.count, dtype=torch.bool, device=self.device))
         mean = self._base_outputs.double().mean(0, keepdim=True).to(self._base_outputs.dtype)
         values = self.targets.select(mean.expand(self.batch, *mean.shape[1:]), rows)
@@ -60,25 +63,38 @@ class BackgroundGame(Game):
         return self.base_alone(torch.arange(self.batch, device=self.device), first)[:, 0]
 
     @property
-    def _follows_rows(self) -> bool:
+    def follows_rows(self) -> bool:
         """Whether the output at the background hangs on which row is explained, by a further argument."""
         return any(goes_along(e, self.batch) for e in self.extra)
 
     @cached_property
     def _base_outputs(self) -> Tensor:
         """The model's outputs at the background, (J, *out), where they are the same for every row; kept between calls."""
+        return self.keep("outputs", lambda: torch.cat([self._outputs_at(i) for i in self._every.split(self.chunk)]))
+
+    @property
+    def _every(self) -> Tensor:
+        return torch.arange(self.rows_each, device=self.device)
+
+    def keep(self, name: Hashable, make: Callable[[], Kept]) -> Kept:
+        """What `make` gave for this background and model before, or gives now; nothing is kept beside further arguments.
+
+        The weights must be those of then, and the outputs at the first rows too, as weights can change unseen.
+        """
+        if self.extra:
+            return make()
         kept = self.background.kept
-        signature = tuple((weight.data_ptr(), weight._version) for _, weight in self.model.weights())
-        if not self.extra and kept.get("weights") == signature:
-            known: Tensor = kept["outputs"]
-            spot = self._outputs_at(torch.arange(min(SPOT, len(known)), device=self.device))
-            if bool(((spot - known[: len(spot)]).abs() <= SAME * known.abs().amax()).all()):
-                return known
-        some = torch.arange(self.rows_each, device=self.device).split(self.chunk)
-        outputs = torch.cat([self._outputs_at(index) for index in some])
-        if not self.extra:
-            kept.update(weights=signature, outputs=outputs)
-        return outputs
+        first = self._outputs_at(self._every[:SPOT])
+        weights = tuple((weight.data_ptr(), weight._version) for _, weight in self.model.weights())
+        known = kept.get("first")
+        same = known is not None and bool(((known - first).abs() <= SAME * known.abs().amax()).all())
+        if not same or kept["weights"] != weights:
+            kept.clear()
+            kept.update(first=first, weights=weights)
+        if name not in kept:
+            kept[name] = make()
+        found: Kept = kept[name]
+        return found
 
     def _outputs_at(self, index: Tensor) -> Tensor:
         several = index if len(index) > 1 else index.repeat(2)  # as in `Game._evaluate`
@@ -111,10 +127,12 @@ class BackgroundGame(Game):
     def base_alone(self, rows: Tensor, drawn: Tensor) -> Tensor:
         """v of nobody against each of the drawn rows of the background (G,), for rows (R,), to (R, G, T)."""
         row, draw = rows.repeat_interleave(len(drawn)), drawn.repeat(len(rows))
-        if self._follows_rows:
+        if self.follows_rows:
             nobody = torch.zeros(1, self.players.count, dtype=torch.bool, device=self.device).expand(len(row), -1)
-            return self.alone(row, nobody, draw).unflatten(0, (len(rows), -1))
-        return self.targets.select(self._base_outputs[draw], row).unflatten(0, (len(rows), -1))
+            values = self.alone(row, nobody, draw)
+        else:
+            values = self.targets.select(self._base_outputs[draw], row)
+        return values.reshape(len(rows), len(drawn), -1)
 
     def table_alone(self, coalitions: Tensor, rows: Tensor, drawn: Tensor) -> Tensor:
         """`table` with one row of the background for each coalition, `drawn` (M,), in place of the mean over all."""
@@ -126,7 +144,7 @@ class BackgroundGame(Game):
         ]
         if not parts:
             return torch.empty(len(rows), len(coalitions), self.targets.count, dtype=self.dtype, device=self.device)
-        return torch.cat(parts).unflatten(0, (len(rows), -1))
+        return torch.cat(parts).reshape(len(rows), len(coalitions), -1)
 
     def values(self, rows: Tensor, coalitions: Tensor) -> Tensor:
         """As in `Game`: the mean over all J rows of the background."""

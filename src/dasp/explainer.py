@@ -389,7 +389,7 @@ def _needs_one_baseline(method: Estimator) -> Estimator | None:
     """The method itself, or one it uses as a prior, if it does not take a background."""
     if not method.takes_background:
         return method
-    options = [getattr(method, field.name) for field in fields(method)] if is_dataclass(method) else []
+    options: list[object] = [getattr(method, field.name) for field in fields(method)] if is_dataclass(method) else []
     return next((bad for one in options if isinstance(one, Estimator) if (bad := _needs_one_baseline(one))), None)
 
 

@@ -25,6 +25,9 @@ class _Still:
     factor_presence: Tensor | None = None
 
 
+STILL: Any = _Still()
+
+
 def two_states(graph: Graph, labels: Any, node: fx.Node, env: Mapping[fx.Node, Any]) -> Any:
     """Run a node on both states of its owned arguments.
 
@@ -73,7 +76,7 @@ def _absent(node: fx.Node, axis: int | None, args: Any, kwargs: dict[str, Any]) 
     rule = RULES.find(node.target)
     if rule is None or not rule.accepts(positions, args, kwargs) or any(_random(a) for a in kwargs.values()):
         raise MissingRuleError(refusal([(str(node.target), layer_of(node))]))
-    return rule.apply(Context(_Still(), axis), *args, **kwargs)
+    return rule.apply(Context(STILL, axis), *args, **kwargs)
 
 
 def _random(argument: Any) -> bool:

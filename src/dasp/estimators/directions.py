@@ -16,8 +16,8 @@ def active_directions(game: Game, rows: Tensor, rank: int, *, seed: int) -> Tens
     """Orthonormal directions over players that capture most of `(x - b) * grad f` at random coalitions.
 
     The top left singular vectors of the gradients at `4 * rank` coalitions, in complementary pairs, the same coalitions for
-    every row (Constantine, 2015, section 1.2, with coalitions in place of a density), spread over a background. With several targets the coalitions
-    take turns.
+    every row (Constantine, 2015, section 1.2, with coalitions in place of a density). With several targets the coalitions
+    take turns; against a background they are spread over its rows.
 
     Args:
         game: the games.

@@ -25,7 +25,8 @@ class Exact(Estimator):
 
         phi_i = sum over S without i of |S|! (n - |S| - 1)! / n! * (v(S + i) - v(S))
 
-    2^n evaluations a row (against a background, as many for each of its rows), in chunks under the explainer's memory bound; sums in float64.
+    2^n evaluations a row, in chunks under the explainer's memory bound; sums in float64. Against a background as many for
+    each of its rows.
 
     Attributes:
         force: allow more than 24 players.
@@ -77,7 +78,7 @@ def shapley_weights(coalitions: Tensor) -> Tensor:
 
 def _cost(game: Game) -> str:
     n = game.players.count
-    total = game.batch * 2**n
+    total, each = game.batch * 2**n, _amount(2**n * game.rows_each)
     count = min(game.chunk, 256)
     coalitions = torch.zeros(count, n, dtype=torch.bool, device=game.device)
     rows = torch.zeros(1, dtype=torch.int64, device=game.device)
@@ -87,7 +88,7 @@ def _cost(game: Game) -> str:
     seconds = (time.perf_counter() - start) / count * total
     forced = "Exact(force=True) does it anyway" if n <= LARGEST_FORCED else f"{LARGEST_FORCED} players are the limit"
     return (
-        f"exact enumeration of {n} players takes {_amount(2**n * game.rows_each)} evaluations a row, for {game.batch} row(s) about "
+        f"exact enumeration of {n} players takes {each} evaluations a row, for {game.batch} row(s) about "
         f"{_duration(seconds)} here. {forced}; group elements into at most {LARGEST} players, or use another estimator."
     )
 

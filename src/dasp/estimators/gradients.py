@@ -57,8 +57,8 @@ class VertexGradients(Estimator):
     Standard errors are about psi and know nothing of its bias: the jackknife that leaves out one pair (Quenouille 1956;
     Tukey 1958). It takes strata for independent draws and so errs on the large side; it needs some twenty pairs.
 
-    Against a background each drawn pair also draws one of its rows, each as often as the others where `samples` is a multiple of
-    twice their number; {nobody, everybody} is averaged over all of them, so that the gradients at the ends are as many.
+    Against a background each drawn pair also draws one of its rows, each as often as the others where `samples` is a
+    multiple of twice their number; {nobody, everybody} is averaged over all of them, with two gradients each.
 
     Every row gets the same coalitions, drawn from the seed alone, so a row's values do not depend on the batch it is in.
 
@@ -95,7 +95,7 @@ class VertexGradients(Estimator):
             NumericsError: a gradient is NaN or infinite; the message says where.
             MemoryBoundError: one row at one coalition and its complement does not fit the memory bound.
         """
-        pairs = _Pairs(game, self.samples // 2, self.seed)
+        pairs = _Pairs(game.players.count, self.samples // 2, self.seed, game.rows_each)
         settings: dict[str, Any] = {"samples": self.samples, "seed": self.seed, "all_pairs": pairs.every}
         if pairs.n == 1:
             values = (game.outputs - game.base_values).double().unsqueeze(2)
@@ -120,14 +120,15 @@ class VertexGradients(Estimator):
 
 
 class _Pairs:
-    """Coalitions S that stand for {S, N - S}, their weights, and rows of the background (0 without one): all where there are no more than `wanted`, else drawn.
+    """Coalitions S that stand for {S, N - S}, their weights, and which of `behind` rows of a background stand behind them: all
+    where there are no more than `wanted`, else drawn.
 
     Everything is on the CPU whatever the default device, so that a seed means the same coalitions everywhere.
     """
 
-    def __init__(self, game: Game, wanted: int, seed: int) -> None:
-        self.game, self.n, self.seed = game, game.players.count, seed
-        every = (2 ** (self.n - 1) - 1) * game.rows_each
+    def __init__(self, n: int, wanted: int, seed: int, behind: int = 1) -> None:
+        self.n, self.seed, self.behind = n, seed, behind
+        every = (2 ** (n - 1) - 1) * behind
         self.every = every <= wanted
         self.count = every if self.every else wanted
 
@@ -137,13 +138,12 @@ class _Pairs:
         numbers = torch.arange(1, self.count + 1, device="cpu")
         if self.every:  # the last player is in the complement
             bits = torch.arange(self.n, device="cpu")
-            each = self.game.rows_each
             for some in (numbers - 1).split(size):
-                coalitions, weights = self._weighted(((some // each + 1).unsqueeze(1) >> bits) & 1 == 1)
-                yield coalitions, weights / each, some % each
+                coalitions, weights = self._weighted(((some // self.behind + 1).unsqueeze(1) >> bits) & 1 == 1)
+                yield coalitions, weights / self.behind, some % self.behind
             return
         generator = stream(self.seed, audit=False)
-        draws = in_turn(self.game, generator) if isinstance(self.game, BackgroundGame) else repeat(0)
+        draws = in_turn(self.behind, generator) if self.behind > 1 else repeat(0)
         places = torch.rand(self.count, dtype=torch.float64, generator=generator, device="cpu")
         for some in self._sizes((numbers - places) / self.count).split(size):
             coalitions = torch.zeros(len(some), self.n, dtype=torch.bool, device="cpu")

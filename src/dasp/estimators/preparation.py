@@ -37,7 +37,8 @@ def check_graph(game: Game, graph: Graph) -> None:
     probe = rows[-1:].expand(2)
     index = torch.cat((rows, rows, probe))
     coalitions = torch.cat((ends, half, ~half))
-    expected = torch.cat((game.outputs[rows], game.first_base_values[rows], game.alone(probe, torch.cat((half, ~half)), 0 * probe)))
+    between = game.alone(probe, torch.cat((half, ~half)), torch.zeros_like(probe))
+    expected = torch.cat((game.outputs[rows], game.first_base_values[rows], between))
     found = torch.cat([_run(game, graph, i, z) for i, z in zip(*_mixed(index, coalitions, game.chunk), strict=True)])
     spread = (game.outputs - game.base_values).abs()[index]
     rounding = ROUNDINGS * torch.finfo(expected.dtype).eps * expected.abs().amax(0)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..background_game import BackgroundGame
 from ..errors import InputError, InputTypeError, MemoryBoundError, NumericsError
 from ..game import Game, take_rows
 from ..gaussian import Gaussian
@@ -39,8 +38,6 @@ MIXED_PLAYERS = 32
 """Up to this many players the default enumerates one; of more, one is too small a part."""
 OVERHEAD = 3
 """What conditioning and several targets may take on top of a plain rank."""
-CLUSTERS = 8
-BACKGROUND_RANK = 8
 MOST_ROWS = 4096
 """Rows (samples times nodes times states) in one pass; more gains nothing."""
 
@@ -56,22 +53,22 @@ class Propagation(Estimator):
     Attributes:
         nodes: number of quadrature nodes, at least 1 (Lobatto: at least 2, both ends among them); None chooses for Legendre
             4, for Lobatto 5 where no player is enumerated, else 4, or 3 where the network has attention, whose rules are off
-            by more than a node less costs.
+            by more than a node less costs; 3 against a background.
         rule: "legendre", or "lobatto", whose two ends are exact and cost 2 n plain evaluations a row; None chooses
-            Lobatto for up to 64 players.
+            Lobatto for up to 64 players and one baseline; against a background the ends are means over all of its rows.
         rank: factors that carry covariance: 0 for none, "full" for one a player, a number for an active subspace of that
             size; None chooses "full" for up to 64 players, then 64, then 0 from 4,097 players on, less if the memory bound
             asks for it.
         mixture: number h of players whose 2^h states are enumerated instead of approximated; n of them is exact. Taken are
-            those with the largest steps at both ends; players that are tied with one who is not taken are left out, so that
-            equal players stay equal. Each target has its own; targets with others than the rest take as many passes again.
-            None chooses, with full rank and Lobatto, one of up to 32 players (all of up to 6 where
-            nothing else is chosen), else 0.
+            those with the largest steps at both ends (from the mean of a background); players that are tied with one who is
+            not taken are left out, so that equal players stay equal. Each target has its own; targets with others than the
+            rest take as many passes again. None chooses, with full rank and Lobatto, one of up to 32 players (all of up to 6
+            where nothing else is chosen), else 0.
         condition: whether nonlinearities condition on the player that dominates an element; needs rank "full"; None
             conditions where it can.
-        clusters: of a background (`baseline=` rows of data): number K of clusters that are propagated from, one after the
-            other, each with its own mean and covariance; as many as rows is the mean over all of them. None chooses.
-        background_rank: factors that carry the covariance of a cluster. None chooses.
+        clusters: of a background (`baseline=` rows of data): number K of clusters to propagate from, each with its own mean
+            and covariance, weighted by their sizes; as many as rows is the mean over all of them. None takes 8.
+        background_rank: factors that carry the covariance of a cluster; what they leave over is independent. None takes 4.
         seed: of the random coalitions that the active subspace is found with.
     """
 
@@ -185,7 +182,9 @@ class _Work:
         plan = make_plan(graph, [label + 1 for label in game.players.labels], game.extra, game.batch)
         plan.require_rules()
         check_graph(game, graph)
-        options, absent = _behind(options, game)
+        absent = Absent.of(game, graph, options.clusters, options.background_rank)
+        if absent.clusters is not None:
+            options = replace(options, clusters=absent.count, background_rank=absent.rank)
         options, each = _decided(options, game, plan, absent)
         nodes = _quadrature(options, game)
         states = 2 ** (options.mixture or 0)
@@ -209,7 +208,8 @@ class _Work:
     def evaluations(self) -> float:
         """Plain evaluations per row."""
         n = self.game.players.count
-        ends = (2 * n + 2) * self.game.rows_each if self.options.rule == LOBATTO or self.mixture else 0
+        each = self.game.rows_each if self.nodes.end else 1
+        ends = (2 * n + 2) * each if self.nodes.end or self.mixture else 0
         gradients = _sampled_gradients(self.options.rank)
         return float(ends + gradients)
 
@@ -220,7 +220,7 @@ class _Work:
         total = torch.zeros(len(rows), targets, n, dtype=game.dtype, device=game.device)
         mixed = {Mixed.nobody(len(rows), game.device): list(range(targets))}
         if self.nodes.end or self.mixture:
-            first, last = self._ends(rows)
+            first, last = self._ends(game if self.nodes.end else self.absent.one_baseline(), rows)
             total = total + self.nodes.end * (first + last)
             size = game.outputs[rows].abs() + game.base_values[rows].abs()
             mixed = Mixed.by_target(first.abs() + last.abs(), self.mixture, size)
@@ -243,9 +243,9 @@ class _Work:
         passes = float(len(self.nodes.inner) * 2**self.mixture * len(mixed) * self.absent.count)
         return total.where(moved, torch.zeros_like(total)), passes
 
-    def _ends(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def _ends(game: Game, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Exact marginal contributions to nobody and to everybody else, (rows, T, n) each."""
-        game = self.game
         n = game.players.count
         players = torch.arange(n, device=game.device)
         first, last = [], []
@@ -294,7 +294,8 @@ class _Work:
             own = torch.stack([self._held(j, states, chance, w, values.detach()) for j in range(h)], -1)
             own = own.to(phi.dtype) * mixed.held.unsqueeze(1)
             phi = phi.scatter_add(2, mixed.players.unsqueeze(1).expand(-1, phi.shape[1], -1), own)
-        return phi.detach().unflatten(0, (-1, each))
+        shares: Tensor = phi.detach().unflatten(0, (-1, each))
+        return shares
 
     @staticmethod
     def _held(j: int, states: Tensor, chance: Tensor, w: Tensor, values: Tensor) -> Tensor:
@@ -344,24 +345,6 @@ def _untouched(options: Propagation) -> bool:
     return replace(options, seed=0, clusters=None, background_rank=None) == Propagation()
 
 
-def _behind(options: Propagation, game: Game) -> tuple[Propagation, Absent]:
-    """What absent players hold, and the options that say so.
-
-    Raises:
-        InputError: options of a background without one; or it cannot be put into clusters.
-    """
-    if not isinstance(game, BackgroundGame):
-        for name in ("clusters", "background_rank"):
-            if getattr(options, name) is not None:
-                raise InputError(f"{name} is for a background: give rows of data as the baseline, or leave it out.")
-        return options, Absent(game, None)
-    clusters = game.background.clusters(
-        CLUSTERS if options.clusters is None else options.clusters,
-        BACKGROUND_RANK if options.background_rank is None else options.background_rank,
-    )
-    return replace(options, clusters=clusters.count, background_rank=clusters.rank), Absent(game, clusters)
-
-
 def _decided(options: Propagation, game: Game, plan: Plan, absent: Absent) -> tuple[Propagation, float]:
     """The options with every None decided, and the bytes of one row at one node with them.
 
@@ -376,13 +359,14 @@ def _decided(options: Propagation, game: Game, plan: Plan, absent: Absent) -> tu
             (*key, rank, conditioned), lambda: bytes_per_row(game, plan, rank, absent, conditioned=conditioned)
         )
 
-    if _untouched(options) and n <= ENUMERATED_PLAYERS and 2**n * measured(0, False) <= game.memory:
+    if _untouched(options) and absent.clusters is None and n <= ENUMERATED_PLAYERS and 2**n * measured(0, False) <= game.memory:
         options = replace(options, rule=LOBATTO, nodes=5, rank=0, mixture=n, condition=False)
         return options, measured(0, False)
     none, one, three = (measured(rank, False) for rank in (0, 1, 3))
     per_factor = max((three - one) / 2, 0.0)
     small = n <= FULL_PLAYERS
-    rule = options.rule or (LOBATTO if small and (options.nodes or 2) > 1 else LEGENDRE)
+    ends = small and (options.nodes or 2) > 1 and absent.clusters is None  # of a background they would cost with every row
+    rule = options.rule or (LOBATTO if ends else LEGENDRE)
     rank: int | str
     if options.rank is not None:
         rank = options.rank if isinstance(options.rank, str) else min(options.rank, n)
@@ -400,7 +384,7 @@ def _decided(options: Propagation, game: Game, plan: Plan, absent: Absent) -> tu
     if mixture is None:
         affordable = n <= MIXED_PLAYERS and 2 * measured(rank, condition) <= game.memory
         mixture = int(rule == LOBATTO and rank == FULL and affordable)
-    nodes = options.nodes or _usual_nodes(rule, mixture, plan)
+    nodes = options.nodes or (3 if absent.clusters is not None else _usual_nodes(rule, mixture, plan))
     options = replace(options, rule=rule, nodes=nodes, rank=rank, mixture=mixture, condition=condition)
     guess = none + per_factor * (n if rank == FULL else int(rank))
     if guess > game.memory:

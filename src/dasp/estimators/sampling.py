@@ -77,7 +77,7 @@ class PermutationSampling(Estimator):
         with tqdm(total=game.batch * pairs * walk_cost(n), disable=not progress, unit="evaluation") as bar:
             for block in row_blocks(game):
                 generator = stream(self.seed, audit=False)
-                draws = in_turn(game, generator)
+                draws = in_turn(game.rows_each, generator)
                 active, done = block, 0
                 while done < pairs and len(active):
                     goal = pairs if self.tolerance is None else min(pairs, done + CHECK_EVERY)
@@ -135,15 +135,15 @@ def pair_bytes(game: Game) -> int:
     return 4 * 2 * 8 * (game.players.count + 1) * game.targets.count
 
 
-def in_turn(game: Game, generator: torch.Generator) -> Iterator[int]:
-    """Rows of the background, without end: all of them in random order, then all again."""
+def in_turn(count: int, generator: torch.Generator) -> Iterator[int]:
+    """Rows of a background, without end: all of them in random order, then all again."""
     while True:
-        yield from torch.randperm(game.rows_each, generator=generator, device="cpu").tolist()
+        yield from torch.randperm(count, generator=generator, device="cpu").tolist()
 
 
-def _independent(game: Game, generator: torch.Generator) -> Iterator[int]:
+def _independent(count: int, generator: torch.Generator) -> Iterator[int]:
     while True:
-        yield int(torch.randint(game.rows_each, (1,), generator=generator, device="cpu"))
+        yield int(torch.randint(count, (1,), generator=generator, device="cpu"))
 
 
 def pair_estimates(
@@ -159,7 +159,7 @@ def pair_estimates(
     """
     n = game.players.count
     if draws is None:
-        draws = _independent(game, generator)
+        draws = _independent(game.rows_each, generator)
     # Whole passes through the model, but no more gains at a time than half the memory bound holds.
     group = min(game.chunk // max(1, len(rows) * walk_cost(n)), game.memory // (2 * len(rows) * pair_bytes(game)))
     for start in range(0, pairs, max(1, group)):
