@@ -495,7 +495,7 @@ class Two(nn.Module):
 def test_several_inputs_with_further_arguments_and_a_baseline_a_row(shared: bool) -> None:
     with networks.seeded(0):
         model, x, y = Two().double(), torch.randn(3, 2, 2).double(), torch.randn(3, 5).double()
-        baselines = (torch.randn(3, 2, 2).double(), torch.randn(5).double())
+        baselines = (dasp.PerRow(torch.randn(3, 2, 2).double()), torch.randn(5).double())
     masks = (torch.tensor([[0, 0], [1, 1]]), torch.tensor([0, 0, 1, 1, 1]) if shared else torch.arange(2, 7))
     explainer = dasp.Explainer(model, baselines, method=dasp.Exact(), players=masks)
     report = measure(explainer, (x, y), additional_forward_args=(torch.tensor([1.0, 2.0, -1.0]).double(), 2))

@@ -77,7 +77,7 @@ def test_baselines_of_every_form_agree() -> None:
 def test_one_baseline_per_row() -> None:
     net = nn.Linear(4, 1)
     baselines = torch.randn(3, 4)
-    found = dasp.Explainer(net, baselines, method=dasp.Exact())(X)
+    found = dasp.Explainer(net, dasp.PerRow(baselines), method=dasp.Exact())(X)
     assert torch.allclose(found.per_player[:, 0], net.weight * (X - baselines), atol=1e-6)
     assert torch.allclose(found.base_value, net(baselines)[:, 0])
 

@@ -319,7 +319,7 @@ def test_groups_of_elements(mode: str, bound: float, cnn: dasp.Model) -> None:
 
 def test_a_baseline_for_every_row(cnn: dasp.Model) -> None:
     baselines = images(6)[3:]
-    values = explained(cnn, images(), 1, baseline=baselines)
+    values = explained(cnn, images(), 1, baseline=dasp.PerRow(baselines))
     for row in range(3):
         one = explained(cnn, images()[row : row + 1], 1, baseline=baselines[row])
         torch.testing.assert_close(values[row : row + 1], one, rtol=1e-10, atol=1e-13)

@@ -127,7 +127,7 @@ def test_errors_are_as_large_as_the_standard_errors_say(model: nn.Module, x: Ten
 
 
 def test_values_and_errors_are_those_of_leaving_out_each_pair(model: nn.Module, x: Tensor) -> None:
-    coalitions, weights = next(iter(_Pairs(9, 5, 3).chunks(5)))
+    coalitions, weights, _ = next(iter(_Pairs(9, 5, 3).chunks(5)))
 
     def means(coalition: Tensor) -> Tensor:
         points = torch.stack((coalition, ~coalition)).double() * x[0]
@@ -267,7 +267,7 @@ def test_coalitions_are_the_same_however_they_are_grouped() -> None:
 
 def test_sizes_follow_their_law_and_have_strata() -> None:
     for n in (29, 30):
-        coalitions = torch.cat([part for part, _ in _Pairs(n, 4000, 0).chunks(512)])
+        coalitions = torch.cat([part for part, _, _ in _Pairs(n, 4000, 0).chunks(512)])
         law = torch.tensor([1 / math.sqrt(s * (n - s)) for s in range(1, n)], dtype=torch.float64)
         folded = law[: n // 2] + law.flip(0)[: n // 2]
         if n % 2 == 0:

@@ -6,6 +6,7 @@ from . import players as players
 from . import plots as plots
 from .attribution import Attribution as Attribution
 from .audit import Audit as Audit
+from .background import PerRow as PerRow
 from .errors import CaptureError as CaptureError
 from .errors import CoalitionError as CoalitionError
 from .errors import CostError as CostError

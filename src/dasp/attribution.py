@@ -43,14 +43,14 @@ class Attribution:
     Attributes:
         values: (B, *shape) when every element is a player, a tuple of these when the inputs were a tuple; (B, n) when
             players were given. Several targets add an axis T after the rows.
-        base_value: the output at the baseline, (B,) or (B, T).
+        base_value: the output at the baseline, or its mean over the background, (B,) or (B, T).
         output: the output at the input, (B,) or (B, T).
         gap: completeness gap (sum of values - (output - base_value)) / sum of |values|, signed; 0 when both are 0,
             infinite when only the values are. (B,) or (B, T). Only Shapley values must add up: for another semivalue (named
             in the settings) it is no error.
         standard_errors: as `values`, or None where the method has none.
         inputs: the inputs, a tuple of (B, *shape).
-        baselines: the baselines, a tuple of (1 or B, *shape).
+        baselines: the baselines, a tuple of (1 or B, *shape); or the background, a tuple of (J, *shape).
         players: who owns which element.
         target: the target as it was asked, in types JSON can hold.
         targets: int64 (1 or B, T, k), the target as indices into the k output axes.
@@ -62,6 +62,7 @@ class Attribution:
         seconds: wall time by part, "total" among them.
         as_tuple: whether the inputs came as a tuple, so that `as_input` gives one.
         tokens: of texts, what each player of each row is, B tuples of n strings; else None.
+        background: whether the baselines are the rows of a background.
     """
 
     values: Tensor | tuple[Tensor, ...]
@@ -83,12 +84,14 @@ class Attribution:
     as_tuple: bool = False
     auditor: Auditor | None = field(default=None, repr=False)
     tokens: tuple[tuple[str, ...], ...] | None = None
+    background: bool = False
 
     def __repr__(self) -> str:
         gap = float(self.gap.abs().max())
+        against = f"background={len(self.baselines[0])} rows, " if self.background else ""
         return (
             f"Attribution({self.method}, rows={len(self.base_value)}, players={self.players.count}, "
-            f"targets={self.targets.shape[1]}, largest gap={gap:.2g}, evaluations={self.evaluations:g}, "
+            f"targets={self.targets.shape[1]}, {against}largest gap={gap:.2g}, evaluations={self.evaluations:g}, "
             f"propagations={self.propagations:g})"
         )
 
@@ -205,6 +208,7 @@ class Attribution:
             "propagations": self.propagations,
             "seconds": self.seconds,
             "tokens": self.tokens,
+            "background": self.background,
         }
         # Cloned, for safetensors refuses tensors that share memory.
         plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
@@ -275,6 +279,7 @@ class Attribution:
             seconds=about["seconds"],
             as_tuple=about["as_tuple"],
             tokens=None if about.get("tokens") is None else tuple(tuple(row) for row in about["tokens"]),
+            background=bool(about.get("background", False)),
         )
         rows, count = loaded.targets.expand(len(loaded.base_value), -1, -1).shape[:2]
         if loaded.per_player.shape != (rows, count, players.count):

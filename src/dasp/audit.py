@@ -87,8 +87,9 @@ def audit(
 
     The coalitions are independent of those of every estimator whatever the seeds. The interval is Student's (blocks - 1
     degrees of freedom), on the squared error, with the jackknife variance of the U-statistic; it allows for the error of the
-    denominator too. Where 2^n evaluations are allowed all are made, and the interval is a point. Other semivalues than Shapley's
-    are judged by pairs of permutations instead, at least 4.
+    denominator too. Where 2^n evaluations are allowed all are made, and the interval is a point. Other semivalues than
+    Shapley's are judged by pairs of permutations instead, at least 4, and so are values against a background, of which a row is
+    drawn for each pair.
 
     Raises:
         CostError: `evaluations` (per row) allow fewer than 8 pairs of coalitions, or 4 of permutations.
@@ -103,7 +104,7 @@ def audit(
     if values.shape != (game.batch, targets, n):
         raise InputError(f"audit: expected values of shape {(game.batch, targets, n)}, got {tuple(values.shape)}.")
     moved = game.moved(torch.arange(game.batch, device=game.device))[:, 0]
-    walks = game.semivalue is not None
+    walks = game.semivalue is not None or game.rows_each > 1
     most = n if walks else int(moved.sum(1).max())
     least = 2 + FEWEST_WALKS * walk_cost(n) if walks else min(2**most, 2 + 2 * FEWEST_BLOCKS)
     if evaluations < least:
@@ -117,9 +118,10 @@ def audit(
         pairs = (evaluations - 2) // walk_cost(n) if n > 1 else FEWEST_WALKS
         spent = 2 + pairs * walk_cost(n)
     else:
-        spent = 2**most if 2**most <= evaluations else 2 + 2 * ((evaluations - 2) // 2)
+        spent = 2**most if 2**most <= evaluations else 2 + 2 * _pair_count(most, evaluations)
     parts: list[tuple[Tensor, _Judged]] = []
-    with tqdm(total=game.batch * spent, disable=not progress, unit="evaluation") as bar:
+    each = [spent - 2 if walks else 2 * _pair_count(k, evaluations) for k in moved.sum(1).tolist()]
+    with tqdm(total=sum(each), disable=not progress, unit="evaluation") as bar:
         if walks:
             parts += _judged_by_walks(game, values, pairs, seed, confidence, bar)
         else:
@@ -130,6 +132,14 @@ def audit(
         judged.relative, judged.low, judged.high, judged.squared_error, judged.squared_norm, spent, confidence,
         *((judged.player_errors, judged.player_spread) if per_player else (None, None)),
     )  # fmt: skip
+
+
+def _pair_count(n: int, evaluations: int) -> int:
+    """Pairs that are evaluated for n players, beside (nobody, all)."""
+    if 2**n <= evaluations:
+        return 2 ** max(0, n - 1) - 1
+    blocks = Blocks.sizes(n, (evaluations - 2) // 2)
+    return blocks[0] * blocks[1]
 
 
 def check_confidence(name: str, confidence: object) -> None:

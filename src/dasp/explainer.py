@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from .attribution import Attribution
 from .audit import audit
+from .background import Background, PerRow
+from .background_game import BackgroundGame
 from .checks import as_json, check_finite, checked_names, further, mask_of, native, plain
 from .errors import InputError, InputTypeError
 from .estimators import Estimate, Estimator, Propagation
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 GIB = 2**30
 
 Array = Tensor | np.ndarray[Any, Any]
+Baseline = float | Array | PerRow
 Mask = Tensor | np.ndarray[Any, Any] | tuple[Any, ...] | Layout | Players
 
 
@@ -40,8 +44,11 @@ class Explainer:
     Args:
         model: a module, an exported program, or the path of one saved by `torch.export.save`. It is evaluated in eval
             mode and put back as it was.
-        baseline: what an absent player's elements hold. A number; or a tensor of the input's shape without batch axis,
-            or with a leading axis of 1 or of the batch (one baseline per row); or a tuple of these, one per input.
+        baseline: what an absent player's elements hold. A number; a tensor of the input's shape without batch axis, or
+            with a leading axis of 1; or a background, J > 1 rows of data (J, *shape), whatever the size of the batch: then a
+            coalition is worth the mean output over the rows that fill in the others' elements (interventional Shapley
+            values), and values add up to output - mean output over the background. `dasp.PerRow(tensor)` gives each row to
+            explain a baseline of its own. Several inputs take a tuple of these; row j of each background goes together.
         method: the estimator; moment propagation by default.
         players: None for every element; an integer tensor as captum's `feature_mask` (a tuple of them for several
             inputs); or a layout from `dasp.players`.
@@ -74,7 +81,7 @@ class Explainer:
     def __init__(
         self,
         model: Model | torch.nn.Module | ExportedProgram | str | os.PathLike[str],
-        baseline: float | Array | tuple[float | Array, ...] = 0.0,
+        baseline: Baseline | tuple[Baseline, ...] = 0.0,
         *,
         method: Estimator | None = None,
         players: Mask | None = None,
@@ -96,6 +103,7 @@ class Explainer:
         self.method = Propagation() if method is None else method
         self.players = players
         self.memory = memory
+        self._known: Background | None = None  # that of the last call, with what was made of it
         self.feature_names = None if feature_names is None else checked_names(feature_names)
 
     def __call__(
@@ -158,6 +166,13 @@ class Explainer:
         extra = further(additional_forward_args)
         out = self._output_shape(checked, extra)
         targets = Targets.of(target, rows, out, checked[0].device)
+        if isinstance(baselines, Background):
+            if self.semivalue is not None:
+                raise InputError(
+                    "semivalue: against a background only Shapley values are found. Give one baseline, or leave semivalue= out."
+                )
+            whole = baselines.rows
+            return BackgroundGame(self.model, checked, whole, extra, players, targets, self.memory, background=baselines)
         return Game(self.model, checked, baselines, extra, players, targets, self.memory, self.semivalue)
 
     def _inputs(self, inputs: Any) -> tuple[Tensor, ...]:
@@ -249,33 +264,61 @@ class Explainer:
             raise InputError(f"feature_names: {len(self.feature_names)} names for {players.count} players.")
         return players.to(inputs[0].device)
 
-    def _baselines(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _baselines(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | Background:
+        """(1 or B, *shape_i) for every input, or a background."""
         asked = self.baseline
         several = isinstance(asked, tuple)
         if isinstance(asked, tuple):
             if len(asked) != len(inputs):
                 raise InputError(f"baseline: {len(asked)} baselines for {len(inputs)} input(s). Give one for each.")
             parts = asked
+        elif isinstance(asked, PerRow) and len(inputs) > 1:
+            raise InputError(f"baseline: one PerRow for {len(inputs)} inputs. Give a tuple with one baseline for each.")
         elif isinstance(asked, Tensor | np.ndarray) and asked.ndim and len(inputs) > 1:
             raise InputError(f"baseline: one tensor for {len(inputs)} inputs. Give a tuple with one baseline for each.")
         else:
             parts = (asked,) * len(inputs)
         names = [f"baseline[{i}]" if several else "baseline" for i in range(len(parts))]
-        return tuple(self._baseline(part, x, name) for part, x, name in zip(parts, inputs, names, strict=True))
+        found = tuple(self._baseline(part, x, name) for part, x, name in zip(parts, inputs, names, strict=True))
+        alone = [isinstance(part, PerRow) or len(rows) == 1 for part, rows in zip(parts, found, strict=True)]
+        return found if all(alone) else self._background(parts, found, names)
+
+    def _background(self, parts: tuple[Any, ...], rows: tuple[Tensor, ...], names: list[str]) -> Background:
+        if any(isinstance(part, PerRow) for part in parts):
+            raise InputError("baseline: PerRow beside a background. Give one baseline a row for every input, or a background.")
+        count = max(len(part) for part in rows)
+        for part, name in zip(rows, names, strict=True):
+            if len(part) not in (1, count):
+                raise InputError(
+                    f"{name}: a background of {len(part)} rows, but another input's has {count}. Row j of each goes together: "
+                    "give every input as many."
+                )
+        other = _needs_one_baseline(self.method)
+        if other is not None:
+            raise InputError(
+                f"baseline: {type(other).__name__} explains against one baseline, and this is a background of {count} rows. "
+                "Use dasp.Propagation(), dasp.PermutationSampling() or, for few players, dasp.Exact(); or give one row, or "
+                "dasp.PerRow(...) for one baseline a row."
+            )
+        whole = tuple(part.expand(count, *part.shape[1:]) for part in rows)
+        known = self._known
+        same = known is not None and all(
+            a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+            for a, b in zip(known.rows, whole, strict=True)
+        )
+        if known is None or not same:
+            self._known = known = Background(tuple(part.clone() for part in whole))
+        return known
 
     def _baseline(self, part: Any, x: Tensor, name: str) -> Tensor:
+        each = isinstance(part, PerRow)
+        part = part.rows if isinstance(part, PerRow) else part
         if isinstance(part, bool) or not isinstance(part, int | float | np.number | Tensor | np.ndarray):
-            raise InputTypeError(f"{name}: expected a number, a tensor or a numpy array, got {type(part).__name__}.")
+            raise InputTypeError(
+                f"{name}: expected a number, a tensor, a numpy array or dasp.PerRow, got {type(part).__name__}."
+            )
         if isinstance(part, int | float | np.number):
-            number = float(part)
-            if not math.isfinite(number):
-                raise InputError(f"{name}: must be finite, got {number}.")
-            if not x.is_floating_point() and number != int(number):
-                raise InputError(f"{name}: {number} cannot stand in for an input of {x.dtype}. Give a whole number.")
-            limits = torch.finfo(x.dtype) if x.is_floating_point() else torch.iinfo(x.dtype)
-            if not limits.min <= number <= limits.max:
-                raise InputError(f"{name}: {number:g} is beyond the range of the input's {x.dtype}.")
-            return torch.full((1, *x.shape[1:]), number, dtype=x.dtype, device=x.device)
+            return _full(float(part), x, name)
         base = self._tensor(part, name)
         if base.dtype != x.dtype:
             raise InputError(f"{name}: {base.dtype}, but the input is {x.dtype}. Use baseline.to({x.dtype}).")
@@ -283,13 +326,17 @@ class Explainer:
             raise InputError(f"{name}: on {base.device}, but the input is on {x.device}. Move it there.")
         if base.ndim == 0:
             base = base.expand(x.shape[1:])
-        if base.ndim == x.ndim - 1:
+        if base.ndim == x.ndim - 1 and not each:
             base = base.unsqueeze(0)
-        if base.shape[1:] != x.shape[1:] or base.shape[0] not in (1, x.shape[0]):
-            raise InputError(
-                f"{name}: shape {tuple(part.shape)} does not fit an input of shape {tuple(x.shape)}. Give "
-                f"{tuple(x.shape[1:])}, the same with a leading 1, or one baseline for each of the {x.shape[0]} rows."
+        if base.shape[1:] != x.shape[1:] or base.ndim != x.ndim or (each and len(base) != len(x)):
+            wanted = f"{tuple(x.shape)}, one baseline for each row" if each else (
+                f"{tuple(x.shape[1:])}, or a background of rows of that shape, (rows, {', '.join(map(str, x.shape[1:]))})"
             )
+            raise InputError(
+                f"{name}: shape {tuple(part.shape)} does not fit an input of shape {tuple(x.shape)}. Give {wanted}."
+            )
+        if not len(base):
+            raise InputError(f"{name}: a background without rows. Give at least one.")
         check_finite(base, name)
         return base
 
@@ -335,6 +382,7 @@ class Explainer:
             standard_errors=None if errors is None else shaped(errors),
             inputs=game.inputs,
             baselines=game.baselines,
+            background=isinstance(game, BackgroundGame),
             players=game.players,
             target=as_json(target),
             targets=game.targets.index,
@@ -360,6 +408,26 @@ def _check_semivalue(semivalue: Any, method: Estimator | None) -> None:
             f"semivalue: {type(method).__name__} computes Shapley values only. Use method=dasp.Propagation(), dasp.Exact() or "
             "dasp.PermutationSampling()."
         )
+
+
+def _needs_one_baseline(method: Estimator) -> Estimator | None:
+    """The method itself, or one it uses as a prior, if it does not take a background."""
+    if not method.takes_background:
+        return method
+    options: list[object] = [getattr(method, field.name) for field in fields(method)] if is_dataclass(method) else []
+    return next((bad for one in options if isinstance(one, Estimator) if (bad := _needs_one_baseline(one))), None)
+
+
+def _full(number: float, x: Tensor, name: str) -> Tensor:
+    """A number as the baseline of an input (B, *shape), (1, *shape)."""
+    if not math.isfinite(number):
+        raise InputError(f"{name}: must be finite, got {number}.")
+    if not x.is_floating_point() and number != int(number):
+        raise InputError(f"{name}: {number} cannot stand in for an input of {x.dtype}. Give a whole number.")
+    limits = torch.finfo(x.dtype) if x.is_floating_point() else torch.iinfo(x.dtype)
+    if not limits.min <= number <= limits.max:
+        raise InputError(f"{name}: {number:g} is beyond the range of the input's {x.dtype}.")
+    return torch.full((1, *x.shape[1:]), number, dtype=x.dtype, device=x.device)
 
 
 def _gap(values: Tensor, game: Game) -> Tensor:

@@ -136,10 +136,11 @@ def _whole_mask(mask: Tensor, shape: tuple[int, ...], where: str) -> Tensor:
 
 def take_rows(extra: tuple[Any, ...], rows: Tensor, batch: int) -> tuple[Any, ...]:
     """Further arguments for some rows of a batch: tensors whose first axis is the batch are indexed, others kept."""
-    return tuple(e[rows] if _goes_along(e, batch) else e for e in extra)
+    return tuple(e[rows] if goes_along(e, batch) else e for e in extra)
 
 
-def _goes_along(extra: Any, batch: int) -> bool:
+def goes_along(extra: Any, batch: int) -> bool:
+    """Whether a further argument has one entry for each row."""
     return isinstance(extra, Tensor) and extra.ndim > 0 and extra.shape[0] == batch
 
 
@@ -159,7 +160,7 @@ def evaluate_rows(model: Model, inputs: tuple[Tensor, ...], extra: tuple[Any, ..
 
 
 def _along_note(extra: tuple[Any, ...], batch: int) -> str:
-    along = [i for i, e in enumerate(extra) if _goes_along(e, batch)]
+    along = [i for i, e in enumerate(extra) if goes_along(e, batch)]
     if not along:
         return ""
     named = " and ".join(f"additional_forward_args[{i}] of shape {tuple(extra[i].shape)}" for i in along)
@@ -196,6 +197,11 @@ class Game:
     semivalue: Weighting | None = None
 
     @property
+    def rows_each(self) -> int:
+        """Evaluations of the network that one value takes; more than one against a background."""
+        return 1
+
+    @property
     def batch(self) -> int:
         """The number of rows B."""
         return self.inputs[0].shape[0]
@@ -216,6 +222,11 @@ class Game:
     def base_values(self) -> Tensor:
         """v of the empty coalition, (B, T)."""
         return self._end(False)
+
+    @property
+    def first_base_values(self) -> Tensor:
+        """The values of `masked` for nobody, (B, T): those of the empty coalition, at the first row of a background."""
+        return self.base_values
 
     @cached_property
     def outputs(self) -> Tensor:
@@ -242,9 +253,9 @@ class Game:
 
     def _check_company(self) -> None:
         """Evaluate a row and its baseline in other company than before, and refuse other values."""
-        moved = torch.stack(
-            [(x != b).reshape(self.batch, -1).sum(1) for x, b in zip(self.inputs, self.baselines, strict=True)]
-        ).sum(0)
+        nobody = torch.zeros(self.batch, self.players.count, dtype=torch.bool, device=self.device)
+        bases = self.masked(torch.arange(self.batch, device=self.device), nobody)
+        moved = torch.stack([(x != b).reshape(self.batch, -1).sum(1) for x, b in zip(self.inputs, bases, strict=True)]).sum(0)
         row = int(moved.argmax())
         if not int(moved[row]):
             return  # every input is its baseline: all values are 0, whatever the model
@@ -253,9 +264,9 @@ class Game:
         for rows, present in (((row, row), (True, False)), ((other, row), (True, True))):
             index = torch.tensor(rows, device=self.device)
             coalitions = torch.tensor(present, device=self.device).unsqueeze(1).expand(-1, self.players.count)
-            masked = self._masked(index, coalitions)
+            masked = self.masked(index, coalitions)
             found = self._evaluate(masked, index)
-            expected = torch.where(coalitions[:, :1], self.outputs[index], self.base_values[index])
+            expected = torch.where(coalitions[:, :1], self.outputs[index], self.first_base_values[index])
             far = (found - expected).abs()
             if not bool((far <= self.tolerance).all()):
                 again = [(self._evaluate(masked, index) - found).abs() for _ in range(8)]
@@ -314,12 +325,16 @@ class Game:
         for start in range(0, len(rows), self.chunk):
             row = rows[start : start + self.chunk]
             coalition = coalitions[start : start + self.chunk]
-            values = self._evaluate(self._masked(row, coalition), row)
+            values = self._evaluate(self.masked(row, coalition), row)
             self._refuse_non_finite(values, row, coalition)
             parts.append(values)
         if not parts:
             return torch.empty(0, self.targets.count, dtype=self.dtype, device=self.device)
         return torch.cat(parts)
+
+    def alone(self, rows: Tensor, coalitions: Tensor, drawn: Tensor) -> Tensor:
+        """`values`; against a background, each with one of its rows, `drawn` (M,), in place of the mean over all."""
+        return self.values(rows, coalitions)
 
     def table(self, coalitions: Tensor, rows: Tensor) -> Tensor:
         """v of every coalition for every listed row: coalitions (M, n) bool, rows (R,) int64, to (R, M, T).
@@ -358,7 +373,7 @@ class Game:
         coalitions = torch.full((self.batch, self.players.count), present, device=self.device)
         return self.values(torch.arange(self.batch, device=self.device), coalitions)
 
-    def _masked(self, rows: Tensor, coalitions: Tensor) -> tuple[Tensor, ...]:
+    def masked(self, rows: Tensor, coalitions: Tensor) -> tuple[Tensor, ...]:
         """The inputs of one coalition (M, n) for each listed row (M,): (M, *shape_i) each."""
         return tuple(
             torch.where(z, x[rows], b.expand_as(x)[rows])
@@ -373,7 +388,9 @@ class Game:
         outputs = evaluate_rows(self.model, masked, self.extra, rows, self.batch)
         return self.targets.select(outputs, rows)[:count]
 
-    def _refuse_non_finite(self, values: Tensor, rows: Tensor, coalitions: Tensor) -> None:
+    def _refuse_non_finite(
+        self, values: Tensor, rows: Tensor, coalitions: Tensor, drawn: Tensor | None = None
+    ) -> None:
         bad = (~torch.isfinite(values)).any(1)
         if not bool(bad.any()):
             return
@@ -384,11 +401,20 @@ class Game:
         raise CoalitionError(
             f"the model gives {'NaN' if bool(values[first].isnan().any()) else 'infinity'} for row {int(rows[first])} "
             f"with {len(present)} of {self.players.count} players present"
-            f"{' (' + listed + ')' if present else ''}, the others at the baseline. "
+            f"{' (' + listed + ')' if present else ''}, the others at "
+            f"{'the baseline' if drawn is None else f'row {int(drawn[first])} of the background'}. "
             "Look at the row, or choose a baseline at which the model is defined. The error has the row, the coalition and the "
             "inputs as attributes.",
-            int(rows[first]), coalition.cpu(), self._masked(rows[first : first + 1], coalition.unsqueeze(0)),
+            int(rows[first]), coalition.cpu(), self._with_absent(int(rows[first]), coalition, drawn, first),
         )  # fmt: skip
+
+    def _with_absent(self, row: int, coalition: Tensor, drawn: Tensor | None, place: int) -> tuple[Tensor, ...]:
+        """What the model was given at a coalition, one row for each input."""
+        inputs = []
+        for z, x, b in zip(self.players.spread(coalition), self.inputs, self.baselines, strict=True):
+            absent = b.expand_as(x)[row] if drawn is None else b[int(drawn[place])]
+            inputs.append(torch.where(z, x[row], absent).unsqueeze(0))
+        return tuple(inputs)
 
 
 def _company_fault(name: str, far: float, random: bool) -> str:

@@ -59,6 +59,7 @@ class Law(Protocol):
     Attributes:
         conditioned: True if nonlinearities condition on the player that dominates an element.
         factor_presence: for factors that stand for players, the probability of each to be present, (R, rows); else None.
+            Further factors may come after these.
     """
 
     conditioned: bool
@@ -80,12 +81,19 @@ class Owned:
         on: the value with every player present, (*s).
         labels: owner of each element, 1-based, 0 for nobody, (*s without its batch axis).
         axis: the batch axis of `off` and `on`.
+        absent: moments of the value with every player absent where that is random (`off` is its mean); else None.
     """
 
     off: Tensor
     on: Tensor
     labels: Tensor
     axis: int
+    absent: Gaussian | None = None
+
+    @classmethod
+    def of(cls, off: Tensor | Gaussian, on: Tensor, labels: Tensor, axis: int) -> Owned:
+        """A value with all players absent that is known, or random, and what it is with all present."""
+        return cls(off.mean, on, labels, axis, off) if isinstance(off, Gaussian) else cls(off, on, labels, axis)
 
 
 @dataclass(frozen=True)

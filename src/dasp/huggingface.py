@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from . import players as layouts
 from .attribution import Attribution
+from .background import PerRow
 from .errors import InputError, InputTypeError
 from .estimators import Estimator
 from .explainer import GIB, Explainer
@@ -207,7 +208,7 @@ class TextExplainer:
         if target is None:
             target = self.model.evaluate(ids, *extra).argmax(-1)
         explainer = Explainer(
-            self.model, absent, method=self.method, players=layouts.tokens(), memory=self.memory
+            self.model, PerRow(absent), method=self.method, players=layouts.tokens(), memory=self.memory
         )
         result = explainer(ids, target, additional_forward_args=extra, progress=progress)
         return replace(result, tokens=self._texts(ids))

@@ -64,7 +64,8 @@ class CoalitionLaw:
         deviation = (p * (1 - p)).sqrt() * step
         mean = owned_off + p * step
         if self.full:
-            return Gaussian(mean, torch.stack([deviation * own for own in self._ownership(owned)]), torch.zeros_like(mean))
+            carried = (p * (1 - p)).sqrt() * self._carried(owned, step)
+            return Gaussian(mean, torch.stack([carried * own for own in self._ownership(owned)]), torch.zeros_like(mean))
         var = deviation.square()
         if self.directions is None:
             return Gaussian(mean, None, var)
@@ -76,6 +77,10 @@ class CoalitionLaw:
         """`off` and `on - off` as floats; 0 where both are the same infinity."""
         off, on = (part if part.is_floating_point() else part.to(self.nodes.dtype) for part in (owned.off, owned.on))
         return off, torch.where(on == off, torch.zeros_like(on), on - off)
+
+    def _carried(self, owned: Owned, step: Tensor) -> Tensor:
+        """What the factors of players carry, `sqrt(q (1 - q))` times their step, without the root."""
+        return step
 
     def _ownership(self, owned: Owned) -> Iterator[Tensor]:
         for player in range(1, self.players + 1):
@@ -94,7 +99,7 @@ class CoalitionLaw:
         mean = mean + self._over_nodes(linear.homogeneous(step), q, axis)
         mean = mean + self._over_nodes(linear.homogeneous(shift * step), None, axis)
         if self.full:
-            columns = self._columns(owned, step, linear)  # (n, *out)
+            columns = self._columns(owned, self._carried(owned, step), linear)  # (n, *out)
             deviation = (self.presence * (1 - self.presence)).sqrt().T  # (n, K * B)
             rows = [1] * (columns.dim() - 1)
             rows[axis] = -1

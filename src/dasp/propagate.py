@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -14,10 +14,11 @@ from torch._ops import OpOverload
 from .errors import CaptureError, MissingRuleError, NumericsError
 from .folding import Fold, folds, seen_by
 from .gaussian import Gaussian, Law, Owned
-from .graph import ASSERTIONS, LIKE, SIZES, Graph, call, function_of, is_pointwise, layer_of
+from .graph import ASSERTIONS, LIKE, SIZES, Graph, call, is_pointwise, layer_of
 from .remedies import INDICES, refusal
 from .rewrite import GETITEM
 from .rules import RULES, Context, LinearRule
+from .states import two_states
 
 PLAN_ROWS = 2
 
@@ -272,7 +273,7 @@ def _one_owner(labels: Sequence[Tensor], shape: torch.Size) -> Tensor | None:
 def propagate(
     plan: Plan,
     law: Law,
-    off: Sequence[Tensor],
+    off: Sequence[Tensor | Gaussian],
     on: Sequence[Tensor],
     extra: Sequence[Any],
     folded: Mapping[fx.Node, Any],
@@ -284,7 +285,7 @@ def propagate(
     Args:
         plan: what is random where.
         law: distribution of the coalitions.
-        off: the inputs with all players absent, (rows, *input) each.
+        off: the inputs with all players absent, (rows, *input) each; moments where these are random.
         on: the inputs with all players present, (rows, *input) each.
         extra: further arguments, for these rows.
         folded: values of the constant nodes, from `Graph.folded`.
@@ -296,7 +297,7 @@ def propagate(
     graph = plan.graph
     env: dict[fx.Node, Any] = dict(folded)
     for node, a, b in zip(graph.inputs, off, on, strict=False):
-        env[node] = Owned(a, b, plan.labels[node], 0)
+        env[node] = Owned.of(a, b, plan.labels[node], 0)
     env.update(zip(graph.inputs[len(off) :], extra, strict=True))
     last = _last_uses(graph)
     for node in graph.nodes:
@@ -350,9 +351,9 @@ def _step(plan: Plan, law: Law, node: fx.Node, env: Mapping[fx.Node, Any]) -> An
     if node.target is GETITEM:
         source: Any = node.args[0]
         item = env[source][node.args[1]]
-        return Owned(item.off, item.on, plan.labels[node], item.axis) if isinstance(item, Owned) else item
+        return replace(item, labels=plan.labels[node]) if isinstance(item, Owned) else item
     if kind is Kind.OWNED:
-        return _two_states(plan, node, env)
+        return two_states(plan.graph, plan.labels[node], node, env)
     rule = RULES.find(node.target)
     assert rule is not None  # the plan has been checked
     axis = plan.graph.axis(node)
@@ -380,38 +381,3 @@ def _shaped(value: Any) -> Any:
     if isinstance(value, Owned):
         return value.off
     return value.mean if isinstance(value, Gaussian) else value
-
-
-def _two_states(plan: Plan, node: fx.Node, env: Mapping[fx.Node, Any]) -> Any:
-    """Run a node on both exact states."""
-
-    def state(name: str) -> Any:
-        def pick(parent: fx.Node) -> Any:
-            value = env[parent]
-            if isinstance(value, list):
-                return [getattr(v, name) if isinstance(v, Owned) else v for v in value]
-            return getattr(value, name) if isinstance(value, Owned) else value
-
-        args = fx.node.map_arg(node.args, pick)
-        kwargs = fx.node.map_arg(node.kwargs, pick)
-        return function_of(node)(*args, **kwargs)
-
-    with torch.no_grad():
-        off, on = state("off"), state("on")
-    axis = plan.graph.axis(node)
-    if isinstance(off, Tensor):
-        assert axis is not None
-        return Owned(off, on, plan.labels[node], axis)
-    return [
-        Owned(a, b, torch.empty(0), _item_axis(plan, node, i)) if isinstance(a, Tensor) else a
-        for i, (a, b) in enumerate(zip(off, on, strict=True))
-    ]
-
-
-def _item_axis(plan: Plan, node: fx.Node, index: int) -> int:
-    for user in node.users:
-        if user.target is GETITEM and user.args[1] == index:
-            axis = plan.graph.axis(user)
-            if axis is not None:
-                return axis
-    return 0

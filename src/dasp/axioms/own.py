@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..attribution import Attribution
+from ..background import PerRow
 from ..checks import further
 from ..errors import DaspError, InputError, InputTypeError
 from ..explainer import Explainer
@@ -103,8 +104,8 @@ def measure(
         )
     if explainer.semivalue is not None:
         raise InputError(
-            f"explainer: these are the axioms of the Shapley value, and its semivalue is {explainer.semivalue}. Leave semivalue= "
-            "out of the explainer that is measured."
+            f"explainer: these are the axioms of the Shapley value, and its semivalue is {explainer.semivalue}. Leave "
+            "semivalue= out of the explainer that is measured."
         )
     asked = asked_axioms(axioms)
     with torch.inference_mode(False):
@@ -188,7 +189,8 @@ class Subject:
     def explain_at(self, index: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
         """Values of the model at other inputs (M, *shape) that stand for rows `index` (M,), (M, T, n), float64."""
         batch = len(self.inputs[0])
-        baselines = tuple(b if len(b) == 1 else b[index] for b in self.result.baselines)
+        background = self.result.background
+        baselines = tuple(b if background or len(b) == 1 else b[index] for b in self.result.baselines)
         target = self.target
         if isinstance(target, Tensor | np.ndarray):  # one target a row
             target = self.result.targets.expand(batch, -1, -1)[index, 0]
@@ -200,8 +202,14 @@ class Subject:
         extra: tuple[Any, ...],
     ) -> Tensor:  # fmt: skip
         theirs = self.explainer
-        explainer = Explainer(model, baselines, method=theirs.method, players=players, memory=theirs.memory)
+        each = () if self.result.background else tuple(PerRow(b) if len(b) > 1 else b for b in baselines)
+        explainer = Explainer(model, each or baselines, method=theirs.method, players=players, memory=theirs.memory)
         return explainer(inputs, target, additional_forward_args=extra or None).per_player.double()
+
+    def centre(self, place: int) -> Tensor:
+        """The baselines of input `place`, (1 or B, *shape); of a background their mean."""
+        found = self.result.baselines[place]
+        return found.mean(0, keepdim=True) if self.result.background else found
 
     def with_one_more(self, label: Tensor) -> Players:
         """The players and one more, who owns all of one more input; `label` has its shape (without rows)."""
@@ -245,7 +253,7 @@ def null_player(subject: Subject) -> Iterator[Construction]:
 
     def cancelled() -> Tensor:
         place = _known(subject.place)
-        x, baseline = subject.inputs[place], subject.result.baselines[place]
+        x, baseline = subject.inputs[place], subject.centre(place)
         size = (x - baseline).square().mean().sqrt()  # as large as the players' own changes
         return measured(wrappers.Cancelling(subject.module, count, place, size.expand(x.shape[1:]).clone()))
 
@@ -265,7 +273,8 @@ def symmetry(subject: Subject) -> Iterator[Construction]:
         x, baseline = subject.inputs[place], subject.result.baselines[place]
         owned = players.labels[place] == player
         # Where the player owns nothing, the copy is at its baseline.
-        copy_of_x = torch.where(owned, x, baseline.expand_as(x))
+        # With a background there is no such row; the first one serves.
+        copy_of_x = torch.where(owned, x, (baseline[:1] if subject.result.background else baseline).expand_as(x))
         module = wrappers.Sharing(subject.module, len(subject.inputs), place, owned.to(x.dtype))
         values = subject.explain(module, (copy_of_x, baseline), subject.with_one_more(players.labels[place]))
         return inequality(values, player, players.count)
@@ -296,7 +305,7 @@ def continuity(subject: Subject) -> Iterator[Construction]:
 
     def along_a_line() -> Tensor:
         place = _known(subject.place)
-        x, baseline = subject.inputs[place], subject.result.baselines[place]
+        x, baseline = subject.inputs[place], subject.centre(place)
         generator = torch.Generator("cpu").manual_seed(LINE_SEED)
         random = torch.randn(x.shape[1:], generator=generator, dtype=torch.float64, device="cpu")
         direction = REACH * (x - baseline) * random.to(x)

@@ -35,9 +35,13 @@ class Estimator(ABC):
 
     Attributes:
         semivalues: whether it also weights marginal contributions by `game.semivalue`; the explainer refuses one to others.
+        takes_background: whether it plays the game against a background (`dasp.background_game.BackgroundGame`), whose values
+            are means over many rows. One that only asks `game.table`, `game.values` and the ends does; one that reads
+            `game.baselines` must know. An estimator that does not say so is refused.
     """
 
     semivalues: ClassVar[bool] = False
+    takes_background: ClassVar[bool] = False
 
     @abstractmethod
     def estimate(self, game: Game, *, progress: bool = False) -> Estimate:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..background_game import BackgroundGame
 from ..game import Game, take_rows
 from ..graph import Graph
 
@@ -16,7 +17,7 @@ def active_directions(game: Game, rows: Tensor, rank: int, *, seed: int) -> Tens
 
     The top left singular vectors of the gradients at `4 * rank` coalitions, in complementary pairs, the same coalitions for
     every row (Constantine, 2015, section 1.2, with coalitions in place of a density). With several targets the coalitions
-    take turns.
+    take turns; against a background they are spread over its rows.
 
     Args:
         game: the games.
@@ -34,11 +35,12 @@ def active_directions(game: Game, rows: Tensor, rank: int, *, seed: int) -> Tens
     coalitions = torch.cat((half, ~half)).to(game.device)
     size = max(1, game.chunk // 3)  # a gradient keeps what a forward pass can drop
     step = max(1, size // samples)
+    behind = torch.arange(samples, device=game.device) * game.rows_each // samples  # rows of a background
     graph = game.model.capture(game.inputs, game.extra)
     parts = []
     for some in rows.split(step):
         chunks = _numbered(coalitions, max(1, size // len(some)))
-        gradients = torch.cat([_gradients(game, graph, some, c, i) for i, c in chunks], 1)
+        gradients = torch.cat([_gradients(game, graph, some, c, behind[i : i + len(c)], i) for i, c in chunks], 1)
         parts.append(_leading(gradients, rank).to(game.dtype))
     return torch.cat(parts)
 
@@ -59,12 +61,12 @@ def _numbered(coalitions: Tensor, size: int) -> list[tuple[int, Tensor]]:
     return [(i * size, c) for i, c in enumerate(coalitions.split(size))]
 
 
-def _gradients(game: Game, graph: Graph, rows: Tensor, coalitions: Tensor, start: int) -> Tensor:
+def _gradients(game: Game, graph: Graph, rows: Tensor, coalitions: Tensor, behind: Tensor, start: int) -> Tensor:
     """`(x - b) * grad f` at coalitions, summed over the elements of each player, (rows, M, n)."""
     index = rows.repeat_interleave(len(coalitions))
     masked, steps = [], []
     for z, x, b in zip(game.players.spread(coalitions), game.inputs, game.baselines, strict=True):
-        base = b.expand_as(x)[rows].unsqueeze(1)
+        base = b[behind].unsqueeze(0) if isinstance(game, BackgroundGame) else b.expand_as(x)[rows].unsqueeze(1)
         point = torch.where(z.unsqueeze(0), x[rows].unsqueeze(1), base).flatten(0, 1)
         masked.append(point.requires_grad_(point.is_floating_point()))
         steps.append((x[rows].unsqueeze(1) - base).expand(-1, len(coalitions), *x.shape[1:]).flatten(0, 1))

@@ -28,12 +28,14 @@ class Exact(Estimator):
 
     or with the weights of another semivalue in place of Shapley's.
 
-    2^n evaluations a row, in chunks under the explainer's memory bound; sums in float64.
+    2^n evaluations a row, in chunks under the explainer's memory bound; sums in float64. Against a background as many for
+    each of its rows.
 
     Attributes:
         force: allow more than 24 players.
     """
 
+    takes_background = True
     force: bool = False
     semivalues: ClassVar[bool] = True
 
@@ -49,7 +51,7 @@ class Exact(Estimator):
         total, weights = 2**n, weights_of_sizes(game)
         base = game.base_values.double().unsqueeze(1)  # (B, 1, T)
         values = torch.zeros(game.batch, game.targets.count, n, dtype=torch.float64, device=game.device)
-        step = max(1, game.chunk // game.batch)
+        step = max(1, game.chunk // (game.batch * game.rows_each))
         with tqdm(total=total, disable=not progress, unit="coalition") as bar:
             for start in range(0, total, step):
                 coalitions = _coalitions(start, min(start + step, total), n, game.device)
@@ -57,7 +59,7 @@ class Exact(Estimator):
                 gains = game.table(coalitions, rows).double() - base  # (B, M, T)
                 values += torch.einsum("bmt,mn->btn", gains, size_weights(coalitions, weights))
                 bar.update(len(coalitions))
-        return Estimate(values, None, float(total), {"force": self.force})
+        return Estimate(values, None, float(total * game.rows_each), {"force": self.force})
 
 
 def _coalitions(start: int, stop: int, n: int, device: torch.device) -> Tensor:
@@ -92,7 +94,7 @@ def size_weights(coalitions: Tensor, marginal: list[float]) -> Tensor:
 
 def _cost(game: Game) -> str:
     n = game.players.count
-    total = game.batch * 2**n
+    total, each = game.batch * 2**n, _amount(2**n * game.rows_each)
     count = min(game.chunk, 256)
     coalitions = torch.zeros(count, n, dtype=torch.bool, device=game.device)
     rows = torch.zeros(1, dtype=torch.int64, device=game.device)
@@ -102,7 +104,7 @@ def _cost(game: Game) -> str:
     seconds = (time.perf_counter() - start) / count * total
     forced = "Exact(force=True) does it anyway" if n <= LARGEST_FORCED else f"{LARGEST_FORCED} players are the limit"
     return (
-        f"exact enumeration of {n} players takes {_amount(2**n)} evaluations a row, for {game.batch} row(s) about "
+        f"exact enumeration of {n} players takes {each} evaluations a row, for {game.batch} row(s) about "
         f"{_duration(seconds)} here. {forced}; group elements into at most {LARGEST} players, or use another estimator."
     )
 

@@ -6,17 +6,19 @@ import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ..background_game import BackgroundGame
 from ..errors import CostError, InputError, InputTypeError, MemoryBoundError, NumericsError
 from ..game import CPU_BYTES, LARGEST_CHUNK, Game, take_rows
 from ..memory import peak_bytes
 from .base import Estimate, Estimator
-from .sampling import check_seed, stream
+from .sampling import check_seed, in_turn, stream
 
 FEWEST = 4
 WORKSPACE = 1.5  # what operations need beside the tensors they make, as for plain evaluations
@@ -55,6 +57,9 @@ class VertexGradients(Estimator):
     Standard errors are about psi and know nothing of its bias: the jackknife that leaves out one pair (Quenouille 1956;
     Tukey 1958). It takes strata for independent draws and so errs on the large side; it needs some twenty pairs.
 
+    Against a background each drawn pair also draws one of its rows, each as often as the others where `samples` is a
+    multiple of twice their number; {nobody, everybody} is averaged over all of them, with two gradients each.
+
     Every row gets the same coalitions, drawn from the seed alone, so a row's values do not depend on the batch it is in.
 
     A network with jumps (rounding, comparisons, argmax), or with a part that autograd does not see, is not the integral of its
@@ -66,6 +71,7 @@ class VertexGradients(Estimator):
         seed: 0 to 2^31 - 1.
     """
 
+    takes_background = True
     samples: int = 256
     seed: int = 0
 
@@ -89,11 +95,11 @@ class VertexGradients(Estimator):
             NumericsError: a gradient is NaN or infinite; the message says where.
             MemoryBoundError: one row at one coalition and its complement does not fit the memory bound.
         """
-        pairs = _Pairs(game.players.count, self.samples // 2, self.seed)
+        pairs = _Pairs(game.players.count, self.samples // 2, self.seed, game.rows_each)
         settings: dict[str, Any] = {"samples": self.samples, "seed": self.seed, "all_pairs": pairs.every}
         if pairs.n == 1:
             values = (game.outputs - game.base_values).double().unsqueeze(2)
-            return Estimate(values, torch.zeros_like(values), 2.0, settings)
+            return Estimate(values, torch.zeros_like(values), 1.0 + game.rows_each, settings)
         _refuse_whole_numbers(game)
         plain = torch.autocast(game.device.type, enabled=False)
         bar = tqdm(total=game.batch * pairs.count, desc="gradients", unit="pair", disable=not progress)
@@ -101,42 +107,51 @@ class VertexGradients(Estimator):
         errors = torch.empty_like(values)
         with torch.inference_mode(False), torch.enable_grad(), plain, _differentiable_recurrence(game), bar:
             at_once = _at_once(game)
-            weight = torch.stack([weights.sum(0) for _, weights in pairs.chunks(at_once)]).sum(0)
+            weight = torch.stack([weights.sum(0) for _, weights, _ in pairs.chunks(at_once)]).sum(0)
             for rows in torch.arange(game.batch, device=game.device).split(at_once):
-                sums = _Sums(game, rows, weight.to(game.device))
-                for coalitions, weights in pairs.chunks(max(1, at_once // len(rows))):
-                    sums.add(coalitions.to(game.device), weights.to(game.device))
+                together = max(1, at_once // len(rows))
+                sums = _Sums(game, rows, weight.to(game.device), together)
+                for coalitions, weights, drawn in pairs.chunks(together):
+                    sums.add(coalitions.to(game.device), weights.to(game.device), drawn.to(game.device))
                     bar.update(len(rows) * len(coalitions))
                 sums.refuse_steps()
                 values[rows], errors[rows] = sums.result(pairs)
-        return Estimate(values, errors, 2.0 + 2 * pairs.count, settings)
+        return Estimate(values, errors, 2.0 * game.rows_each + 2 * pairs.count, settings)
 
 
 class _Pairs:
-    """Coalitions S that stand for {S, N - S}, and their weights: all where there are no more than `wanted`, else drawn.
+    """Coalitions S that stand for {S, N - S}, their weights, and which of `behind` rows of a background stand behind them: all
+    where there are no more than `wanted`, else drawn.
 
     Everything is on the CPU whatever the default device, so that a seed means the same coalitions everywhere.
     """
 
-    def __init__(self, n: int, wanted: int, seed: int) -> None:
-        self.n, self.seed = n, seed
-        self.every = 2 ** (n - 1) - 1 <= wanted
-        self.count = 2 ** (n - 1) - 1 if self.every else wanted
+    def __init__(self, n: int, wanted: int, seed: int, behind: int = 1) -> None:
+        self.n, self.seed, self.behind = n, seed, behind
+        every = (2 ** (n - 1) - 1) * behind
+        self.every = every <= wanted
+        self.count = every if self.every else wanted
 
-    def chunks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Coalitions (G, n) and weights (G, n) float64, `size` at a time; the same however they are grouped."""
+    def chunks(self, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Coalitions (G, n), weights (G, n) float64 and rows of the background (G,), `size` at a time; the same however they
+        are grouped."""
         numbers = torch.arange(1, self.count + 1, device="cpu")
         if self.every:  # the last player is in the complement
             bits = torch.arange(self.n, device="cpu")
-            yield from (self._weighted((some.unsqueeze(1) >> bits) & 1 == 1) for some in numbers.split(size))
+            for some in (numbers - 1).split(size):
+                coalitions, weights = self._weighted(((some // self.behind + 1).unsqueeze(1) >> bits) & 1 == 1)
+                yield coalitions, weights / self.behind, some % self.behind
             return
         generator = stream(self.seed, audit=False)
+        draws = in_turn(self.behind, generator) if self.behind > 1 else repeat(0)
         places = torch.rand(self.count, dtype=torch.float64, generator=generator, device="cpu")
         for some in self._sizes((numbers - places) / self.count).split(size):
             coalitions = torch.zeros(len(some), self.n, dtype=torch.bool, device="cpu")
-            for coalition, members in zip(coalitions, some.tolist(), strict=True):
+            drawn = torch.zeros(len(some), dtype=torch.long, device="cpu")
+            for pair, (coalition, members) in enumerate(zip(coalitions, some.tolist(), strict=True)):
+                drawn[pair] = next(draws)
                 coalition[torch.randperm(self.n, generator=generator, device="cpu")[:members]] = True
-            yield self._weighted(coalitions)
+            yield *self._weighted(coalitions), drawn
 
     def _sizes(self, places: Tensor) -> Tensor:
         """Sizes from 1 to n/2 at these places, 0 to 1, of their distribution function."""
@@ -158,18 +173,22 @@ class _Pairs:
 class _Sums:
     """What the estimate of some rows (R,) is made of: sums over pairs, float64, of slopes less those at the ends."""
 
-    def __init__(self, game: Game, rows: Tensor, weight: Tensor) -> None:
+    def __init__(self, game: Game, rows: Tensor, weight: Tensor, together: int = 1) -> None:
         self.game, self.rows, self.weight = game, rows, weight
         self.sloped = torch.zeros(len(rows), game.targets.count, dtype=torch.bool, device=game.device)
         self.spread = torch.zeros(self.sloped.shape, dtype=torch.float64, device=game.device)
-        nobody = torch.zeros(1, game.players.count, dtype=torch.bool, device=game.device)
-        self.ends = self._means(nobody)[:, 0]  # (R, T, n)
+        nobody = torch.zeros(together, game.players.count, dtype=torch.bool, device=game.device)
+        parts = [
+            self._means(nobody[: len(drawn)], drawn).sum(1)
+            for drawn in torch.arange(game.rows_each, device=game.device).split(together)
+        ]
+        self.ends = torch.stack(parts).sum(0) / game.rows_each  # (R, T, n)
         self.first, self.square, self.cross = (torch.zeros_like(self.ends) for _ in range(3))
         self.leverage = torch.zeros_like(weight)
 
-    def add(self, coalitions: Tensor, weights: Tensor) -> None:
-        """Take in pairs: coalitions (G, n) and weights (G, n)."""
-        far = self._means(coalitions) - self.ends.unsqueeze(1)
+    def add(self, coalitions: Tensor, weights: Tensor, drawn: Tensor) -> None:
+        """Take in pairs: coalitions (G, n), weights (G, n) and rows of the background (G,)."""
+        far = self._means(coalitions, drawn) - self.ends.unsqueeze(1)
         # Leaving out pair k moves the ratio by w_k / (W - w_k) times how far it is from that pair.
         weights, jack = weights.unsqueeze(1), (weights / (1 - weights / self.weight)).square().unsqueeze(1)
         self.first += (weights * far).sum(1)
@@ -199,29 +218,31 @@ class _Sums:
             f"is saturated, or hides its input from autograd (torch.no_grad, detach, numpy). Use {INSTEAD}."
         )
 
-    def _means(self, coalitions: Tensor) -> Tensor:
+    def _means(self, coalitions: Tensor, drawn: Tensor) -> Tensor:
         """The mean slopes of each coalition and its complement, (R, G, T, n)."""
-        values, slopes = _slopes(self.game, self.rows, torch.cat((coalitions, ~coalitions)))
+        values, slopes = _slopes(self.game, self.rows, torch.cat((coalitions, ~coalitions)), drawn.repeat(2))
         change = values.double() - self.game.base_values[self.rows].double().unsqueeze(1)
         self.spread = torch.maximum(self.spread, change.abs().amax(1))
         self.sloped = self.sloped | (slopes != 0).any(-1).any(1)
         return (slopes[:, : len(coalitions)] + slopes[:, len(coalitions) :]) / 2
 
 
-def _slopes(game: Game, rows: Tensor, coalitions: Tensor) -> tuple[Tensor, Tensor]:
-    """Values (R, M, T), and slopes along each player's edge (R, M, T, n) float64."""
+def _slopes(game: Game, rows: Tensor, coalitions: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+    """Values (R, M, T), and slopes along each player's edge (R, M, T, n) float64; `drawn` (M,) rows of a background."""
     index = rows.repeat_interleave(len(coalitions))
     points, steps = [], []
     for z, x, b in zip(game.players.spread(coalitions), game.inputs, game.baselines, strict=True):
-        present, base = x[rows].unsqueeze(1), b.expand_as(x)[rows].unsqueeze(1)
+        present = x[rows].unsqueeze(1)
+        base = b[drawn].unsqueeze(0) if isinstance(game, BackgroundGame) else b.expand_as(x)[rows].unsqueeze(1)
         points.append(torch.where(z.unsqueeze(0), present, base).flatten(0, 1).requires_grad_())
-        steps.append(present - base)  # (R, 1, *shape)
+        steps.append(present - base)  # (R, 1 or M, *shape)
     # Copies, for a model may work in place on what it is given.
     outputs = game.model.forward(*(point.clone() for point in points), *take_rows(game.extra, index, game.batch))
     values = game.targets.select(outputs, index)  # (R * M, T)
     bad = (~values.isfinite()).any(1).nonzero()[:1, 0]
     if len(bad):
-        game.values(index[bad], coalitions[bad % len(coalitions)])  # refuses it, and says where
+        place = bad % len(coalitions)
+        game.alone(index[bad], coalitions[place], drawn[place])  # refuses it, and says where
     shape = (len(rows), len(coalitions), values.shape[1], game.players.count)
     slopes = torch.zeros(shape, dtype=torch.float64, device=game.device)
     for target in range(shape[2]):
@@ -281,7 +302,7 @@ def _at_once(game: Game) -> int:
     one = torch.ones(1, game.players.count, dtype=torch.float64, device=game.device)
     row = torch.zeros(1, dtype=torch.int64, device=game.device)
     game.base_values  # noqa: B018 - evaluated once for all, so not measured
-    each = WORKSPACE * peak_bytes(lambda: _Sums(game, row, 2 * one[0]).add(one.bool(), one))
+    each = WORKSPACE * peak_bytes(lambda: _Sums(game, row, 2 * one[0]).add(one.bool(), one, row))
     if each > game.memory:
         raise MemoryBoundError(
             f"gradients of one row at a coalition and its complement need {each / 2**20:,.3g} MiB, and the memory bound is "

@@ -38,8 +38,7 @@ class Blocks:
 
         Blocks hold up to n // 2 pairs, but fewer where there would not be 24 of them.
         """
-        each = max(1, min(n // 2, pairs // USUAL_BLOCKS))
-        count = pairs // each
+        count, each = cls.sizes(n, pairs)
         places = (torch.arange(each) + torch.rand(count, each, generator=generator, dtype=torch.float64)) / each
         size = 1 + torch.searchsorted(_sizes(n).cumsum(0), places).clamp(max=n - 2)
         members = torch.empty(count, each, n, dtype=torch.bool, device="cpu")
@@ -47,6 +46,12 @@ class Blocks:
             keys = torch.rand(len(some), each, n, generator=generator, dtype=torch.float64, device="cpu")
             members[some] = keys.argsort(-1).argsort(-1) < size[some].unsqueeze(-1)
         return cls(members.flatten(0, 1), count)
+
+    @staticmethod
+    def sizes(n: int, pairs: int) -> tuple[int, int]:
+        """How many blocks, and how many pairs in each."""
+        each = max(1, min(n // 2, pairs // USUAL_BLOCKS))
+        return pairs // each, each
 
     def to(self, device: torch.device) -> Blocks:
         """The same on a device."""

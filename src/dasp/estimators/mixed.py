@@ -62,6 +62,10 @@ class Mixed:
             groups.setdefault(same, []).append(target)
         return groups
 
+    def repeated(self, times: int) -> Mixed:
+        """Every row several times in a row."""
+        return Mixed(self.players.repeat_interleave(times, 0), self.held.repeat_interleave(times, 0))
+
     def equals(self, other: Mixed) -> bool:
         """Whether the same players are held in every row."""
         return torch.equal(self.players, other.players) and torch.equal(self.held, other.held)

@@ -8,9 +8,9 @@ from torch import Tensor
 from ..errors import CaptureError
 from ..game import Game, take_rows
 from ..graph import Graph, is_pointwise
-from ..law import CoalitionLaw
 from ..memory import peak_bytes
 from ..propagate import Plan, Support, propagate
+from .absent import Absent
 
 MOST_DIFFERENCE = 0.01
 """Between the graph and the model, relative to the largest step from the baseline."""
@@ -19,7 +19,8 @@ ROUNDINGS = 1000
 
 
 def check_graph(game: Game, graph: Graph) -> None:
-    """Refuse a graph that does not compute what the model computes: at every row, every baseline and two random coalitions.
+    """Refuse a graph that does not compute what the model computes: at every row, every baseline (of a background the first
+    row) and two random coalitions.
 
     Rows are evaluated in other company by the one than by the other, so that rows which depend on each other are seen.
 
@@ -27,10 +28,7 @@ def check_graph(game: Game, graph: Graph) -> None:
         CaptureError: the values differ by more than rounding.
     """
     rows = torch.arange(game.batch, device=game.device)
-    moved = torch.zeros(game.batch, dtype=torch.bool, device=game.device)
-    for x, b in zip(game.inputs, game.baselines, strict=True):
-        moved |= (x != b).flatten(1).any(1)
-    rows = rows[moved]
+    rows = rows[game.moved(rows).flatten(1).any(1)]
     if not len(rows):
         return
     random = torch.rand(1, game.players.count, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
@@ -39,7 +37,8 @@ def check_graph(game: Game, graph: Graph) -> None:
     probe = rows[-1:].expand(2)
     index = torch.cat((rows, rows, probe))
     coalitions = torch.cat((ends, half, ~half))
-    expected = torch.cat((game.outputs[rows], game.base_values[rows], game.values(probe, torch.cat((half, ~half)))))
+    between = game.alone(probe, torch.cat((half, ~half)), torch.zeros_like(probe))
+    expected = torch.cat((game.outputs[rows], game.first_base_values[rows], between))
     found = torch.cat([_run(game, graph, i, z) for i, z in zip(*_mixed(index, coalitions, game.chunk), strict=True)])
     spread = (game.outputs - game.base_values).abs()[index]
     rounding = ROUNDINGS * torch.finfo(expected.dtype).eps * expected.abs().amax(0)
@@ -64,21 +63,18 @@ def _mixed(index: Tensor, coalitions: Tensor, size: int) -> tuple[tuple[Tensor, 
 
 def _run(game: Game, graph: Graph, index: Tensor, coalitions: Tensor) -> Tensor:
     """The graph's values of coalitions of some rows, (M, T)."""
-    masked = [
-        torch.where(z, x[index], b.expand_as(x)[index])
-        for z, x, b in zip(game.players.spread(coalitions), game.inputs, game.baselines, strict=True)
-    ]
+    masked = game.masked(index, coalitions)
     with torch.no_grad(), torch.autocast(game.device.type, enabled=False):
         return game.targets.select(graph.run([*masked, *take_rows(game.extra, index, game.batch)]), index)
 
 
-def bytes_per_row(game: Game, plan: Plan, rank: str | int, *, conditioned: bool) -> float:
+def bytes_per_row(game: Game, plan: Plan, rank: str | int, absent: Absent, *, conditioned: bool) -> float:
     """Peak memory of one row at one node, measured on two with all targets."""
     n = game.players.count
     rows = torch.arange(2, device=game.device) % game.batch
     q = torch.full((1,), 0.5, dtype=game.dtype, device=game.device)
     folded = plan.graph.folded()
-    off = [b.expand_as(x)[rows].clone() for x, b in zip(game.inputs, game.baselines, strict=True)]
+    off = absent.off(rows, torch.zeros_like(rows))
     on = [x[rows].clone() for x in game.inputs]
     extra = take_rows(game.extra, rows, game.batch)
     directions: str | Tensor | None = None
@@ -89,7 +85,7 @@ def bytes_per_row(game: Game, plan: Plan, rank: str | int, *, conditioned: bool)
 
     def run() -> None:
         shift = torch.zeros(2, n, dtype=game.dtype, device=game.device, requires_grad=True)
-        law = CoalitionLaw(
+        law = absent.law(
             q, shift, grouped=game.players.grouped, rank=directions, conditioned=conditioned, memory=game.memory
         )
         values = game.targets.select(propagate(plan, law, off, on, extra, folded).mean, rows)

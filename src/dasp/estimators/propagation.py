@@ -11,10 +11,12 @@ from tqdm.auto import tqdm
 
 from ..errors import InputError, InputTypeError, MemoryBoundError, NumericsError
 from ..game import Game, take_rows
+from ..gaussian import Gaussian
 from ..graph import Graph
-from ..law import FULL, CoalitionLaw
+from ..law import FULL
 from ..propagate import Plan, make_plan, propagate, refuse_infinite
 from ..special import legendre, lobatto
+from .absent import Absent, both_ends, repeated
 from .base import Estimate, Estimator
 from .directions import active_directions
 from .mixed import Mixed
@@ -52,19 +54,22 @@ class Propagation(Estimator):
     Attributes:
         nodes: number of quadrature nodes, at least 1 (Lobatto: at least 2, both ends among them); None chooses for Legendre
             4, for Lobatto 5 where no player is enumerated, else 4, or 3 where the network has attention, whose rules are off
-            by more than a node less costs.
+            by more than a node less costs; 3 against a background.
         rule: "legendre" (Gauss), or "lobatto", whose two ends are exact and cost 2 n plain evaluations a row; None chooses
-            Lobatto for up to 64 players.
+            Lobatto for up to 64 players and one baseline; against a background the ends are means over all of its rows.
         rank: factors that carry covariance: 0 for none, "full" for one a player, a number for an active subspace of that
             size; None chooses "full" for up to 64 players, then 64, then 0 from 4,097 players on, less if the memory bound
             asks for it.
         mixture: number h of players whose 2^h states are enumerated instead of approximated; n of them is exact. Taken are
-            those with the largest steps at both ends; players that are tied with one who is not taken are left out, so that
-            equal players stay equal. Each target has its own; targets with others than the rest take as many passes again.
-            None chooses, with full rank and Lobatto, one of up to 32 players (all of up to 6 where
-            nothing else is chosen), else 0.
+            those with the largest steps at both ends (from the mean of a background); players that are tied with one who is
+            not taken are left out, so that equal players stay equal. Each target has its own; targets with others than the
+            rest take as many passes again. None chooses, with full rank and Lobatto, one of up to 32 players (all of up to 6
+            where nothing else is chosen), else 0.
         condition: whether nonlinearities condition on the player that dominates an element; needs rank "full"; None
             conditions where it can.
+        clusters: of a background (`baseline=` rows of data): number K of clusters to propagate from, each with its own mean
+            and covariance, weighted by their sizes; as many as rows is the mean over all of them. None takes 8.
+        background_rank: factors that carry the covariance of a cluster; what they leave over is independent. None takes 4.
         seed: of the random coalitions that the active subspace is found with.
     """
 
@@ -73,11 +78,15 @@ class Propagation(Estimator):
     rank: int | str | None = None
     mixture: int | None = None
     condition: bool | None = None
+    clusters: int | None = None
+    background_rank: int | None = None
     seed: int = 0
     semivalues: ClassVar[bool] = True
+    takes_background: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        for name, value in (("nodes", self.nodes), ("rank", self.rank), ("mixture", self.mixture)):
+        for name, value in (("nodes", self.nodes), ("rank", self.rank), ("mixture", self.mixture),
+                            ("clusters", self.clusters), ("background_rank", self.background_rank)):
             named = value is None or (isinstance(value, str) and name == "rank")
             if not named and (isinstance(value, bool) or not isinstance(value, int)):
                 raise InputTypeError(f"{name}: expected an int, got {type(value).__name__}")
@@ -94,6 +103,10 @@ class Propagation(Estimator):
             raise InputError(f"rank is a number of factors, 'full' or None, got {self.rank!r}")
         if self.mixture is not None and self.mixture < 0:
             raise InputError(f"mixture is a number of players, got {self.mixture}")
+        if self.clusters is not None and self.clusters < 1:
+            raise InputError(f"clusters must be at least 1, got {self.clusters}")
+        if self.background_rank is not None and self.background_rank < 0:
+            raise InputError(f"background_rank must be 0 or more, got {self.background_rank}")
         if self.condition and self.rank not in (None, FULL):
             raise InputError(
                 f"condition=True needs a factor for every player, and rank is {self.rank!r}; set rank='full' or leave it out"
@@ -122,7 +135,8 @@ class Propagation(Estimator):
         options = work.options
         settings = {
             "nodes": options.nodes, "rule": options.rule, "rank": options.rank, "mixture": options.mixture,
-            "condition": options.condition, "seed": options.seed, "rows_at_once": work.rows_at_once,
+            "condition": options.condition, "clusters": options.clusters, "background_rank": options.background_rank,
+            "seed": options.seed, "rows_at_once": work.rows_at_once,
             "nodes_at_once": work.nodes_at_once,
         }  # fmt: skip
         return Estimate(torch.cat(parts), None, work.evaluations, settings, propagations)
@@ -163,6 +177,8 @@ class _Work:
     nodes: _Nodes
     rows_at_once: int
     nodes_at_once: int
+    clusters_at_once: int
+    absent: Absent
 
     @classmethod
     def prepare(cls, options: Propagation, game: Game) -> _Work:
@@ -173,7 +189,10 @@ class _Work:
         plan = make_plan(graph, [label + 1 for label in game.players.labels], game.extra, game.batch)
         plan.require_rules()
         check_graph(game, graph)
-        options, each = _decided(options, game, plan)
+        absent = Absent.of(game, graph, options.clusters, options.background_rank)
+        if absent.clusters is not None:
+            options = replace(options, clusters=absent.count, background_rank=absent.rank)
+        options, each = _decided(options, game, plan, absent)
         nodes = _quadrature(options, game)
         states = 2 ** (options.mixture or 0)
         fit = int(game.memory / each)
@@ -183,8 +202,9 @@ class _Work:
         if game.device.type == "cpu":
             fit = min(fit, max(states, int(CACHED / each)))
         nodes_at_once = min(together, fit // states)
-        rows_at_once = max(1, min(fit, MOST_ROWS) // (states * nodes_at_once))
-        return cls(options, game, graph, plan, nodes, rows_at_once, nodes_at_once)
+        most = max(1, min(fit, MOST_ROWS) // (states * nodes_at_once))
+        clusters_at_once = min(absent.count, most)
+        return cls(options, game, graph, plan, nodes, most // clusters_at_once, nodes_at_once, clusters_at_once, absent)
 
     @property
     def mixture(self) -> int:
@@ -197,10 +217,16 @@ class _Work:
         return self.options.rule == LOBATTO or bool(self.mixture or self.nodes.first or self.nodes.last)
 
     @property
+    def at_ends(self) -> bool:
+        """Whether the exact ends have a weight in the quadrature."""
+        return bool(self.nodes.first or self.nodes.last)
+
+    @property
     def evaluations(self) -> float:
         """Plain evaluations per row."""
         n = self.game.players.count
-        ends = 2 * n + 2 if self.ended else 0
+        each = self.game.rows_each if self.at_ends else 1
+        ends = (2 * n + 2) * each if self.ended else 0
         gradients = _sampled_gradients(self.options.rank)
         return float(ends + gradients)
 
@@ -211,7 +237,7 @@ class _Work:
         total = torch.zeros(len(rows), targets, n, dtype=game.dtype, device=game.device)
         mixed = {Mixed.nobody(len(rows), game.device): list(range(targets))}
         if self.ended:
-            first, last = self._ends(rows)
+            first, last = self._ends(game if self.at_ends else self.absent.one_baseline(), rows)
             total = total + self.nodes.first * first + self.nodes.last * last
             size = game.outputs[rows].abs() + game.base_values[rows].abs()
             mixed = Mixed.by_target(first.abs() + last.abs(), self.mixture, size)
@@ -228,13 +254,15 @@ class _Work:
         for index in torch.arange(len(self.nodes.inner), device=game.device).split(self.nodes_at_once):
             q, w = self.nodes.inner[index], self.nodes.weights[index]
             for held, some in mixed.items():
-                total[:, some] += self._nodes(rows, q, w, rank, held, some, states, folded)
-        passes = float(len(self.nodes.inner) * 2**self.mixture * len(mixed))
+                for part in torch.arange(self.absent.count, device=game.device).split(self.clusters_at_once):
+                    shares = self._nodes(rows, part, q, w, rank, held, some, states, folded)
+                    total[:, some] += torch.einsum("k,bktn->btn", self.absent.weights[part], shares)
+        passes = float(len(self.nodes.inner) * 2**self.mixture * len(mixed) * self.absent.count)
         return total.where(moved, torch.zeros_like(total)), passes
 
-    def _ends(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def _ends(game: Game, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Exact marginal contributions to nobody and to everybody else, (rows, T, n) each."""
-        game = self.game
         n = game.players.count
         players = torch.arange(n, device=game.device)
         first, last = [], []
@@ -245,21 +273,24 @@ class _Work:
         return torch.cat(first, 1).transpose(1, 2), torch.cat(last, 1).transpose(1, 2)
 
     def _nodes(
-        self, rows: Tensor, q: Tensor, w: Tensor, rank: str | Tensor | None, mixed: Mixed, targets: list[int],
+        self, rows: Tensor, clusters: Tensor, q: Tensor, w: Tensor, rank: str | Tensor | None, mixed: Mixed, targets: list[int],
         states: Tensor, folded: Any,
     ) -> Tensor:  # fmt: skip
-        """The share of some nodes in the values of some rows and targets, (rows, targets, n)."""
-        game, h = self.game, self.mixture
+        """The share of some nodes in the values of some rows and targets, from each of some clusters, (rows, K, targets, n)."""
+        game, h, each = self.game, self.mixture, len(clusters)
+        rows, cluster, mixed = rows.repeat_interleave(each), clusters.repeat(len(rows)), mixed.repeated(each)
+        if isinstance(rank, Tensor):
+            rank = rank.repeat_interleave(each, 0)
         count, samples = len(states), len(states) * len(rows)
-        off, on = self._fixed(rows, mixed, states)
+        off, on, free = self._fixed(rows, cluster, mixed, states)
         shift = torch.zeros(samples, game.players.count, dtype=game.dtype, device=game.device, requires_grad=True)
-        law = CoalitionLaw(
-            q, shift, grouped=game.players.grouped, conditioned=bool(self.options.condition), memory=game.memory,
+        law = self.absent.law(
+            q, shift, free=free, grouped=game.players.grouped, conditioned=bool(self.options.condition), memory=game.memory,
             rank=rank.repeat(count, 1, 1) if isinstance(rank, Tensor) else rank,
         )  # fmt: skip
         every = rows.repeat(count * len(q))
         extra = take_rows(game.extra, every, game.batch)
-        ends = [_repeated(x, len(q)) for x in off], [_repeated(x, len(q)) for x in on]
+        ends = [repeated(x, len(q)) for x in off], [repeated(x, len(q)) for x in on]
         result = propagate(self.plan, law, *ends, extra, folded)
         values = game.targets.select(result.mean, every)[:, targets].reshape(len(q), count, len(rows), -1)
         chance = torch.where(states.bool(), q[:, None, None], 1 - q[:, None, None])  # (K, states, h)
@@ -280,7 +311,8 @@ class _Work:
             own = torch.stack([self._held(j, states, chance, w, values.detach()) for j in range(h)], -1)
             own = own.to(phi.dtype) * mixed.held.unsqueeze(1)
             phi = phi.scatter_add(2, mixed.players.unsqueeze(1).expand(-1, phi.shape[1], -1), own)
-        return phi.detach()
+        shares: Tensor = phi.detach().unflatten(0, (-1, each))
+        return shares
 
     @staticmethod
     def _held(j: int, states: Tensor, chance: Tensor, w: Tensor, values: Tensor) -> Tensor:
@@ -290,26 +322,22 @@ class _Work:
         steps = values[:, present] - values[:, present - 2**j]  # (K, states / 2, rows, T)
         return torch.einsum("ks,ksbt->bt", (w[:, None] * others).to(steps.dtype), steps)
 
-    def _fixed(self, rows: Tensor, mixed: Mixed, states: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Both ends of the inputs with the mixed players held in each of their states, (states * rows, *input) each."""
+    def _fixed(
+        self, rows: Tensor, cluster: Tensor, mixed: Mixed, states: Tensor
+    ) -> tuple[list[Tensor | Gaussian], list[Tensor], Tensor | None]:
+        """Both ends of the inputs with the mixed players held in each of their states, (states * rows, *input) each, and who is
+        not held, (states * rows, n)."""
         game = self.game
+        off = [repeated(part, len(states)) for part in self.absent.off(rows, cluster)]
+        on = [repeated(x[rows], len(states)) for x in game.inputs]
+        if not self.mixture:
+            return off, on, None
         held = torch.zeros(len(states), len(rows), game.players.count, dtype=torch.long, device=game.device)
-        if self.mixture:
-            where = mixed.players.unsqueeze(0).expand(len(states), -1, -1)
-            signs = (2 * states - 1).unsqueeze(1) * mixed.held.long()  # -1 absent, 1 present, 0 free
-            held = held.scatter(2, where, signs)
-        offs, ons = [], []
-        for x, b, sign in zip(game.inputs, game.baselines, game.players.spread(held.flatten(0, 1)), strict=True):
-            present = x[rows].repeat(len(states), *[1] * (x.dim() - 1))
-            absent = b.expand_as(x)[rows].repeat(len(states), *[1] * (x.dim() - 1))
-            offs.append(torch.where(sign > 0, present, absent))
-            ons.append(torch.where(sign < 0, absent, present))
-        return offs, ons
-
-
-def _repeated(value: Tensor, nodes: int) -> Tensor:
-    """Rows once for every node, node-major."""
-    return value.repeat(nodes, *[1] * (value.dim() - 1))
+        where = mixed.players.unsqueeze(0).expand(len(states), -1, -1)
+        signs = (2 * states - 1).unsqueeze(1) * mixed.held.long()  # -1 absent, 1 present, 0 free
+        held = held.scatter(2, where, signs).flatten(0, 1)
+        ends = [both_ends(*part) for part in zip(off, on, game.players.spread(held), strict=True)]
+        return [a for a, _ in ends], [b for _, b in ends], (held == 0).to(game.dtype)
 
 
 def _states(mixture: int, device: torch.device) -> Tensor:
@@ -331,31 +359,34 @@ def _too_large(options: Propagation, needed: float, memory: int) -> MemoryBoundE
 
 def _untouched(options: Propagation) -> bool:
     """Whether nothing was chosen but the seed."""
-    return replace(options, seed=0) == Propagation()
+    return replace(options, seed=0, clusters=None, background_rank=None) == Propagation()
 
 
-def _decided(options: Propagation, game: Game, plan: Plan) -> tuple[Propagation, float]:
+def _decided(options: Propagation, game: Game, plan: Plan, absent: Absent) -> tuple[Propagation, float]:
     """The options with every None decided, and the bytes of one row at one node with them.
 
     Raises:
         MemoryBoundError: the rank asked for does not fit by far.
     """
     n = game.players.count
-    key = (plan.graph, game.players.key, game.targets.count)
+    key = (plan.graph, game.players.key, game.targets.count, absent.rank)
 
     def measured(rank: str | int, conditioned: bool) -> float:
         return game.model.keep(
-            (*key, rank, conditioned), lambda: bytes_per_row(game, plan, rank, conditioned=conditioned)
+            (*key, rank, conditioned), lambda: bytes_per_row(game, plan, rank, absent, conditioned=conditioned)
         )
 
-    if _untouched(options) and n <= ENUMERATED_PLAYERS and 2**n * measured(0, False) <= game.memory:
+    whole = _untouched(options) and absent.clusters is None and n <= ENUMERATED_PLAYERS
+    if whole and 2**n * measured(0, False) <= game.memory:
         rule, nodes = (LEGENDRE, 1) if at_one_point(game) else (LOBATTO, 5)
         options = replace(options, rule=rule, nodes=nodes, rank=0, mixture=n, condition=False)
         return options, measured(0, False)
     none, one, three = (measured(rank, False) for rank in (0, 1, 3))
     per_factor = max((three - one) / 2, 0.0)
     small = n <= FULL_PLAYERS
-    rule = options.rule or (LOBATTO if small and (options.nodes or 2) > 1 and not at_one_point(game) else LEGENDRE)
+    # Exact ends would cost with every row of a background.
+    ends = small and (options.nodes or 2) > 1 and not at_one_point(game) and absent.clusters is None
+    rule = options.rule or (LOBATTO if ends else LEGENDRE)
     rank: int | str
     if options.rank is not None:
         rank = options.rank if isinstance(options.rank, str) else min(options.rank, n)
@@ -373,7 +404,8 @@ def _decided(options: Propagation, game: Game, plan: Plan) -> tuple[Propagation,
     if mixture is None:
         affordable = n <= MIXED_PLAYERS and 2 * measured(rank, condition) <= game.memory
         mixture = int((rule == LOBATTO or (small and at_one_point(game))) and rank == FULL and affordable)
-    nodes = options.nodes or (1 if at_one_point(game) else _usual_nodes(rule, mixture, plan))
+    usual = 1 if at_one_point(game) else 3 if absent.clusters is not None else _usual_nodes(rule, mixture, plan)
+    nodes = options.nodes or usual
     options = replace(options, rule=rule, nodes=nodes, rank=rank, mixture=mixture, condition=condition)
     guess = none + per_factor * (n if rank == FULL else int(rank))
     if guess > game.memory:

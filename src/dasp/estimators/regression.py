@@ -51,13 +51,15 @@ class Regression(Estimator):
     others, but for rounding.
 
     Attributes:
-        budget: most evaluations a row, those of the prior not counted; at least 2 n + 2, or 2^n.
+        budget: most evaluations a row, those of the prior not counted; at least 2 n + 2, or 2^n. Against a background each
+            of them is a mean over all its rows, and takes as many of the network.
         prior: another estimator whose values are the prior, such as `Propagation()`; None for no prior.
         ridge: how much the prior weighs against the sample, as the ratio of their precisions (0: nothing); without a prior
             it is towards equal shares. None finds it, or without a prior takes 0.
         seed: of the coalitions, 0 to 2^31 - 1.
     """
 
+    takes_background = True
     budget: int = 2048
     prior: Estimator | None = None
     ridge: float | None = None
@@ -104,7 +106,7 @@ class Regression(Estimator):
                     judged = self.judge(members, found.flatten(0, 1), before, game.memory)
                     values[some] = values[some].scatter(2, which, judged.values.reshape(which.shape))
                     errors[some] = errors[some].scatter(2, which, judged.errors.reshape(which.shape))
-        own = 2 + 2 * sum(pairs[n] for n in players.tolist()) / game.batch
+        own = game.rows_each * (2 + 2 * sum(pairs[n] for n in players.tolist()) / game.batch)
         settings: dict[str, Any] = {"budget": self.budget, "prior": None, "ridge": self.ridge, "seed": self.seed}
         if prior is None:
             return Estimate(values, errors, own, settings)

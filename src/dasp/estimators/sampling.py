@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..background_game import BackgroundGame
 from ..errors import InputError, InputTypeError
 from ..game import Game
 from .base import Estimate, Estimator
@@ -34,6 +35,10 @@ class PermutationSampling(Estimator):
     Every row gets the same permutations, drawn from the seed alone, so a row's values do not depend on the batch it is
     in. Each row's standard errors are valid; errors of different rows are correlated.
 
+    Against a background every pair draws one of its rows, each as often as the others where the number of pairs is a multiple
+    of theirs, and values add up to output - mean output at the rows that were drawn. Standard errors take the draws for
+    independent, and so err on the large side.
+
     Attributes:
         permutations: how many, an even number, reverses counted; with a tolerance, the most.
         seed: 0 to 2^31 - 1.
@@ -41,6 +46,7 @@ class PermutationSampling(Estimator):
             for every target; looked at every 8 pairs.
     """
 
+    takes_background = True
     permutations: int = 64
     seed: int = 0
     tolerance: float | None = None
@@ -75,10 +81,11 @@ class PermutationSampling(Estimator):
         with tqdm(total=game.batch * pairs * walk_cost(n), disable=not progress, unit="evaluation") as bar:
             for block in row_blocks(game):
                 generator = stream(self.seed, audit=False)
+                draws = in_turn(game.rows_each, generator)
                 active, done = block, 0
                 while done < pairs and len(active):
                     goal = pairs if self.tolerance is None else min(pairs, done + CHECK_EVERY)
-                    for estimates in pair_estimates(game, active, goal - done, generator):
+                    for estimates in pair_estimates(game, active, goal - done, generator, draws):
                         done = _merge(estimates, done, active, mean, squares)
                         bar.update(len(estimates) * len(active) * walk_cost(n))
                     used[active] = done
@@ -89,7 +96,7 @@ class PermutationSampling(Estimator):
                         active = active[~met]
         count = used.reshape(-1, 1, 1).double()
         errors = (squares / (count * (count - 1))).sqrt() if pairs > 1 else None
-        evaluations = 2 + float(used.double().mean()) * walk_cost(n)
+        evaluations = 1 + game.rows_each + float(used.double().mean()) * walk_cost(n)
         settings: dict[str, Any] = {
             "permutations": self.permutations,
             "seed": self.seed,
@@ -132,25 +139,53 @@ def pair_bytes(game: Game) -> int:
     return 4 * 2 * 8 * (game.players.count + 1) * game.targets.count
 
 
-def pair_estimates(game: Game, rows: Tensor, pairs: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Unbiased estimates of the Shapley values (of the game's semivalue) of `rows` (R,), one per antithetic pair, independent of each other.
+def in_turn(count: int, generator: torch.Generator) -> Iterator[int]:
+    """Rows of a background, without end: all of them in random order, then all again."""
+    while True:
+        yield from torch.randperm(count, generator=generator, device="cpu").tolist()
+
+
+def _independent(count: int, generator: torch.Generator) -> Iterator[int]:
+    while True:
+        yield int(torch.randint(count, (1,), generator=generator, device="cpu"))
+
+
+def pair_estimates(
+    game: Game, rows: Tensor, pairs: int, generator: torch.Generator, draws: Iterator[int] | None = None
+) -> Iterator[Tensor]:
+    """Unbiased estimates of the values of `rows` (R,), one per antithetic pair, independent of each other.
+
+    Shapley's, or those of the game's semivalue.
+
+    Against a background each pair takes the next of `draws` for absent players; None draws them independently, without
+    which the estimates would not be.
 
     Yields (G, R, T, n) float64 until `pairs` are given; the pairs come in the order of the generator, however they are
     grouped.
     """
     n = game.players.count
+    if draws is None:
+        draws = _independent(game.rows_each, generator)
     # Whole passes through the model, but no more gains at a time than half the memory bound holds.
     group = min(game.chunk // max(1, len(rows) * walk_cost(n)), game.memory // (2 * len(rows) * pair_bytes(game)))
     for start in range(0, pairs, max(1, group)):
         count = min(max(1, group), pairs - start)
         # Drawn on the CPU whatever the default device, so that a seed means the same permutations everywhere.
-        orders = torch.stack([torch.randperm(n, generator=generator, device="cpu") for _ in range(count)])
-        ranks = orders.to(game.device).argsort(1)  # (G, n): the place of each player
-        yield _walk(game, rows, torch.stack((ranks, n - 1 - ranks), 1).flatten(0, 1))
+        drawn, orders = [], []
+        for _ in range(count):
+            if isinstance(game, BackgroundGame):
+                drawn.append(next(draws))
+            orders.append(torch.randperm(n, generator=generator, device="cpu"))
+        ranks = torch.stack(orders).to(game.device).argsort(1)  # (G, n): the place of each player
+        both = torch.tensor(drawn, dtype=torch.long, device=game.device).repeat_interleave(2)
+        yield _walk(game, rows, torch.stack((ranks, n - 1 - ranks), 1).flatten(0, 1), both)
 
 
-def _walk(game: Game, rows: Tensor, ranks: Tensor) -> Tensor:
-    """Marginal contributions of each player where its rank (2G, n) places it, averaged by pairs: (G, R, T, n)."""
+def _walk(game: Game, rows: Tensor, ranks: Tensor, drawn: Tensor) -> Tensor:
+    """Marginal contributions of each player where its rank (2G, n) places it, averaged by pairs: (G, R, T, n).
+
+    `drawn` (2G,) are rows of the background, one for each walk; empty without one.
+    """
     walks, n = ranks.shape
     total = walks * (n - 1)
     small = ranks.to(torch.int32)
@@ -161,10 +196,15 @@ def _walk(game: Game, rows: Tensor, ranks: Tensor) -> Tensor:
         walk = index // (n - 1)
         size = index - walk * (n - 1) + 1
         coalitions = small[walk] < size.unsqueeze(1).to(torch.int32)
-        values[:, start : start + step] = game.table(coalitions, rows).double()
+        if isinstance(game, BackgroundGame):
+            values[:, start : start + step] = game.table_alone(coalitions, rows, drawn[walk]).double()
+        else:
+            values[:, start : start + step] = game.table(coalitions, rows).double()
     base, output = (
         end[rows].double()[:, None, None].expand(-1, walks, 1, -1) for end in (game.base_values, game.outputs)
     )
+    if isinstance(game, BackgroundGame):
+        base = game.base_alone(rows, drawn).double().unsqueeze(2)
     inner = values.reshape(len(rows), walks, n - 1, game.targets.count)
     along = torch.cat((base, inner, output), 2)  # (R, 2G, n + 1, T)
     index = ranks[None, :, :, None].expand(len(rows), -1, -1, along.shape[3])

@@ -80,7 +80,9 @@ def skewness(law: Law, axis: int | None, factors: Tensor) -> Tensor | None:
     shape = [1] * factors.dim()
     shape[0], shape[axis + 1] = presence.shape
     q = presence.to(factors.dtype).reshape(shape)
-    return (1 - 2 * q) / (q * (1 - q)).sqrt()
+    skew = (1 - 2 * q) / (q * (1 - q)).sqrt()
+    behind = len(factors) - len(presence)  # factors that are no players have a symmetric law
+    return torch.cat((skew, skew.new_zeros(behind, *skew.shape[1:]))) if behind else skew
 
 
 def aligned(skew: Tensor | None, factors: Tensor | None) -> Tensor | None:
@@ -96,7 +98,7 @@ def dominant(law: Law, axis: int | None, weight: Tensor) -> Dominant | None:
     Args:
         law: the coalitions.
         axis: the batch axis of an element, None if it has none.
-        weight: how much each player matters, (R, *s).
+        weight: how much each factor matters, those of players first, (R, *s).
 
     Returns:
         None where the law does not ask for conditioning, or factors are not players.
@@ -104,7 +106,7 @@ def dominant(law: Law, axis: int | None, weight: Tensor) -> Dominant | None:
     presence = law.factor_presence
     if not law.conditioned or presence is None or axis is None:
         return None
-    weight = weight.detach()
+    weight = weight.detach()[: len(presence)]  # factors that are no players come after them
     most, player = weight.max(0, keepdim=True)
     single = (weight >= most * (1 - TIE * torch.finfo(weight.dtype).eps)).sum(0) == 1
     shape = [1] * player.dim()
