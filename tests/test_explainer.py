@@ -154,6 +154,26 @@ def test_default_method_is_propagation() -> None:
     assert dasp.Explainer(small_net()).method == dasp.Propagation()
 
 
+class Kernel(nn.Module):
+    """Weights that fall with the square of a distance, of which a Gaussian knows that it may be negative."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = x.reshape(-1, 4, 2)
+        near = (-(z.unsqueeze(1) - z.unsqueeze(2)).square().sum(-1)).exp()
+        return (near / near.sum(-1, keepdim=True) @ z).sum((1, 2)).unsqueeze(1)
+
+
+def test_values_that_do_not_add_up_are_said_to_be_far_off() -> None:
+    x = 2 * torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    explainer = dasp.Explainer(Kernel(), 0.0, method=dasp.Propagation(mixture=0))
+    with pytest.warns(dasp.CompletenessWarning, match=r"do not add up .*see result.audit\(\), and take method=dasp.Refine"):
+        result = explainer(x)
+    found = result.audit(200)
+    exact = dasp.Explainer(Kernel(), 0.0, method=dasp.Exact())(x).per_player.double()
+    wrong = (result.per_player.double() - exact).norm(dim=-1) / exact.norm(dim=-1)
+    assert (found.relative_error[wrong > 10] > 3).all()
+
+
 def test_progress_is_shown_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
     for method in (dasp.Exact(), dasp.PermutationSampling(permutations=4)):
         explainer = dasp.Explainer(small_net(), 0.0, method=method)

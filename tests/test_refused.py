@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 import dasp
 from dasp.propagate import Support
 from dasp.remedies import BRANCH, CHOICE, NUMBER, ORDERED, PLACES, POSITIONS, RANDOM, SHAPE, USUAL, instead, refusal
+from dasp.rules import RULES, moves
 
 PLAYERS = 8
 Part = Callable[[Tensor], Tensor]
@@ -231,3 +233,59 @@ def test_places_of_maxima_are_known_while_one_player_owns_a_window(monkeypatch: 
     truth = dasp.Explainer(model, 0.0, players=players, method=dasp.Exact())(x).per_player
     found = dasp.Explainer(model, 0.0, players=players, method=dasp.Propagation(rank="full"))(x).per_player
     assert (found - truth).norm() < 0.01 * truth.norm()
+
+
+@torch.library.custom_op("dasp_tests::backwards", mutates_args=())
+def backwards(x: Tensor) -> Tensor:
+    """An operation without a derivative."""
+    return x.flip(1).clone()
+
+
+@backwards.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+class Backwards(nn.Module):
+    def forward(self, x: Tensor) -> Any:
+        return torch.ops.dasp_tests.backwards(x * torch.arange(1.0, 5.0)).cumsum(1)[:, 1:2].tanh()
+
+
+def test_a_rule_without_a_derivative_and_a_rule_that_fails() -> None:
+    op = torch.ops.dasp_tests.backwards.default
+    moves(op)
+    explainer = dasp.Explainer(nn.Sequential(nn.Linear(8, 4), Backwards()), 0.0)
+    with pytest.raises(dasp.RuleFault, match=r"cannot be differentiated.*register_autograd"):
+        explainer(torch.randn(2, 8))
+    rule = RULES._rules.pop(op)
+    RULES.add(replace(rule, apply=lambda *args, **kwargs: 1 / 0))
+    with pytest.raises(dasp.RuleFault, match=r"rule of dasp_tests.backwards.default failed in layer 1: ZeroDivisionError"):
+        explainer(torch.randn(2, 8))
+    RULES._rules.pop(op)  # every rule of the registry is measured elsewhere
+
+
+class FromIds(nn.Module):
+    """Attention that leaves out padding, found from the token ids themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(10, 8)
+
+    def forward(self, ids: Tensor) -> Any:
+        x = self.embedding(ids)
+        kept = (ids != 0)[:, None, None, :]
+        x = nn.functional.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None], attn_mask=kept)
+        return x.mean((1, 2))[:, :1]
+
+
+def test_a_mask_that_hangs_on_the_players_is_named() -> None:
+    explainer = dasp.Explainer(FromIds(), 1, players=dasp.players.tokens())
+    with pytest.raises(dasp.MissingRuleError, match=r"(?s)scaled_dot_product_attention.*its mask hangs on the players"):
+        explainer(torch.tensor([[3, 4, 5, 0, 0]]))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_script_modules_are_named() -> None:
+    scripted = torch.jit.trace(nn.Sequential(nn.Linear(8, 1), nn.Tanh()), torch.randn(2, 8), check_trace=False)
+    with pytest.raises(dasp.DaspError, match=r"give the module that they were made of"):
+        dasp.Explainer(scripted, 0.0, method=dasp.Propagation())(torch.randn(2, 8))

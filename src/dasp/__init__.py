@@ -9,6 +9,7 @@ from .audit import Audit as Audit
 from .background import PerRow as PerRow
 from .errors import CaptureError as CaptureError
 from .errors import CoalitionError as CoalitionError
+from .errors import CompletenessWarning as CompletenessWarning
 from .errors import CostError as CostError
 from .errors import DaspError as DaspError
 from .errors import DataFileError as DataFileError
@@ -20,6 +21,7 @@ from .errors import MissingRuleError as MissingRuleError
 from .errors import ModelFileError as ModelFileError
 from .errors import NumericsError as NumericsError
 from .errors import OutputFileError as OutputFileError
+from .errors import RuleFault as RuleFault
 from .estimators import DASP as DASP
 from .estimators import Estimate as Estimate
 from .estimators import Estimator as Estimator

@@ -28,6 +28,8 @@ from .estimators.sampling import check_seed, pair_estimates, stream, walk_cost
 from .game import Game
 
 FEWEST_WALKS = 4
+WORST_SURROGATE = 4.0
+"""Values that leave over more than this part of the mean square of the differences are no surrogate."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,9 +139,9 @@ def audit(
 def _pair_count(n: int, evaluations: int) -> int:
     """Pairs that are evaluated for n players, beside (nobody, all)."""
     if 2**n <= evaluations:
-        return 2 ** max(0, n - 1) - 1
-    blocks = Blocks.sizes(n, (evaluations - 2) // 2)
-    return blocks[0] * blocks[1]
+        return int(2 ** max(0, n - 1)) - 1
+    count, each = Blocks.sizes(n, (evaluations - 2) // 2)
+    return count * each
 
 
 def check_confidence(name: str, confidence: object) -> None:
@@ -225,7 +227,12 @@ def _group(
         squares, norms = away.square().sum(-1), phi.square().sum(-1)
         error = (squares / norms).sqrt().nan_to_num(nan=0.0)
         return _Judged(error, error, error, squares, norms, away, torch.zeros_like(away))
-    lacking = blocks.estimates(found[:, :-1] - own @ (2 * blocks.members.double() - 1).T, found[:, -1] - own.sum(1))
+    left, gap = found[:, :-1] - own @ (2 * blocks.members.double() - 1).T, found[:, -1] - own.sum(1)
+    # Values may be so wrong that nothing at all is a better surrogate.
+    sane = left.square().mean(1, keepdim=True) <= WORST_SURROGATE * found[:, :-1].square().mean(1, keepdim=True)
+    surrogate = own * sane
+    left, gap = torch.where(sane, left, found[:, :-1]), torch.where(sane[:, 0], gap, found[:, -1])
+    lacking = blocks.estimates(left, gap) + (surrogate - own).unsqueeze(1)
     # Players at the baseline have the value 0, so what they have is what is too much.
     full = (-values).unsqueeze(2).repeat(1, 1, blocks.count, 1)
     index = which.unsqueeze(2).expand(-1, -1, blocks.count, -1)

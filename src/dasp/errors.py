@@ -20,6 +20,10 @@ class InputError(DaspError, ValueError):
     """An argument has the wrong value, shape, dtype or device, or holds NaN or infinity."""
 
 
+class CompletenessWarning(UserWarning):
+    """Propagated values do not add up to what they explain by far, so that they are far from the Shapley values."""
+
+
 class CoalitionError(InputError):
     """The model gives NaN or infinity at a coalition.
 
@@ -55,6 +59,10 @@ class DataFileError(DaspError, ValueError):
 
 class OutputFileError(DaspError, OSError):
     """An output path cannot be written."""
+
+
+class RuleFault(DaspError, RuntimeError):
+    """A moment rule raised an error, or cannot be differentiated."""
 
 
 class MissingRuleError(DaspError, NotImplementedError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from functools import partial
@@ -19,7 +20,7 @@ from .audit import audit
 from .background import Background, PerRow
 from .background_game import BackgroundGame
 from .checks import as_json, check_finite, checked_names, further, mask_of, native, plain
-from .errors import InputError, InputTypeError
+from .errors import CompletenessWarning, InputError, InputTypeError
 from .estimators import Estimate, Estimator, Propagation
 from .game import Game, Players, evaluate_rows
 from .model import Model
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 GIB = 2**30
+WIDE_GAP = 0.1
+"""Completeness gap, relative to the sum of magnitudes, that is worth a warning."""
 
 Array = Tensor | np.ndarray[Any, Any]
 Baseline = float | Array | PerRow
@@ -142,6 +145,8 @@ class Explainer:
             if game.device.type == "cuda":
                 torch.cuda.synchronize(game.device)
             end = time.perf_counter()
+            if estimate.propagations and self.semivalue is None:
+                _warn_of_gap(_gap(estimate.values, game))
             seconds = {"prepare": ready - start, "estimate": end - ready, "total": end - start}
             return self._attribution(game, estimate, target, isinstance(inputs, tuple), seconds)
 
@@ -428,6 +433,20 @@ def _full(number: float, x: Tensor, name: str) -> Tensor:
     if not limits.min <= number <= limits.max:
         raise InputError(f"{name}: {number:g} is beyond the range of the input's {x.dtype}.")
     return torch.full((1, *x.shape[1:]), number, dtype=x.dtype, device=x.device)
+
+
+def _warn_of_gap(gap: Tensor) -> None:
+    """Say so where values do not add up by far; the gap (B, T) itself is in the result."""
+    wide = (gap.abs() > WIDE_GAP).any(1).nonzero()[:, 0].tolist()
+    if wide:
+        listed = ", ".join(map(str, wide[:8])) + (", ..." if len(wide) > 8 else "")
+        warnings.warn(
+            f"the values of {len(wide)} row(s) ({listed}) do not add up to output - base value: result.gap is up to "
+            f"{float(gap.abs().max()):.0%} of their magnitudes. The moments are too coarse for this network: see "
+            "result.audit(), and take method=dasp.Refine(), which goes on until the error is small.",
+            CompletenessWarning,
+            stacklevel=4,
+        )
 
 
 def _gap(values: Tensor, game: Game) -> Tensor:

@@ -194,7 +194,8 @@ def graph_of(program: ExportedProgram) -> Graph:
         changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
         raise CaptureError(
             f"the model changes {', '.join(changed)} while it runs, so it has no single value per coalition. "
-            "If it was exported in training mode, call model.eval() and export it again."
+            "If it writes into its input (mul_, add_, masked_fill_), work on x.clone(); if it was exported in training mode, "
+            "call model.eval() and export it again."
         )
     placeholders = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     constants: dict[fx.Node, Any] = {}
@@ -280,11 +281,18 @@ def capture(module: torch.nn.Module, inputs: Sequence[Tensor], extra: Sequence[A
         reason = " ".join(str(error).split())[:600]
         raise CaptureError(
             f"torch.export could not capture {type(module).__name__} as one graph: {type(error).__name__}: {reason}\n"
-            f"{_loops(module)}{_packing(error)}"
+            f"{_loops(module)}{_packing(error)}{_scripted(module)}"
             "  Usual causes: branches or shapes that depend on values, a batch size written into the code, calls into numpy. "
-            "Rewrite that part (torch.where instead of if, -1 or x.shape[0] in views), or explain this model with "
-            "dasp.PermutationSampling() or dasp.Exact(), which only call it."
+            "Rewrite that part (torch.where instead of if, -1 or x.shape[0] instead of len(x) in views), or explain this model "
+            "with dasp.PermutationSampling() or dasp.Exact(), which only call it."
         ) from error
+
+
+def _scripted(module: torch.nn.Module) -> str:
+    """What to do about TorchScript, "" where there is none."""
+    if not any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        return ""
+    return "  Modules made by torch.jit.script or torch.jit.trace are not read: give the module that they were made of.\n"
 
 
 def _loops(module: torch.nn.Module) -> str:

@@ -199,6 +199,9 @@ class TextExplainer:
             InputTypeError, InputError: an argument has the wrong type or value.
         """
         ids, mask, types = self._encoded(texts, attention_mask, token_type_ids)
+        most = getattr(self._scores.model.config, "max_position_embeddings", None)
+        if isinstance(most, int) and ids.shape[1] > most:
+            raise InputError(f"texts: {ids.shape[1]} tokens, and {type(self._scores.model).__name__} takes {most} at most.")
         at = self._position(mask, position)
         special = self._special(ids) | (mask == 0)
         absent = torch.full_like(ids, self.baseline).where(~special, ids)

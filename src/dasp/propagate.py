@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
-from .errors import CaptureError, MissingRuleError, NumericsError
+from .errors import CaptureError, DaspError, MissingRuleError, NumericsError, RuleFault
 from .folding import Fold, folds, seen_by
 from .gaussian import Gaussian, Law, Owned
 from .graph import ASSERTIONS, LIKE, SIZES, Graph, call, is_pointwise, layer_of
@@ -329,7 +329,8 @@ def refuse_infinite(node: fx.Node, value: Any) -> None:
         if not bool(part.isfinite().all()):
             raise NumericsError(
                 f"the {name} of {source.target} (layer {layer_of(source)}) is not finite at some coalitions, in {part.dtype}. "
-                "Scale the inputs, or explain the model in float64 (model.double() and x.double())."
+                "If a mask of -inf hangs on the players (padding found from token ids inside the model), give the mask as a "
+                "further argument; else scale the inputs, or explain the model in float64 (model.double() and x.double())."
             )
 
 
@@ -373,7 +374,15 @@ def _step(plan: Plan, law: Law, node: fx.Node, env: Mapping[fx.Node, Any]) -> An
         return value
 
     args = [type(a)(random(b) for b in a) if isinstance(a, (list, tuple)) else random(a) for a in args]
-    return rule.apply(Context(*seen_by(law, node, axis, plan.folds)), *args, **kwargs)
+    try:
+        return rule.apply(Context(*seen_by(law, node, axis, plan.folds)), *args, **kwargs)
+    except (DaspError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise RuleFault(
+            f"the moment rule of {node.target} failed in layer {layer_of(node)}: {type(error).__name__}: {error}. If the rule "
+            "is yours, dasp.testing.check_rule finds out why; else use dasp.PermutationSampling(), and please report it."
+        ) from error
 
 
 def _shaped(value: Any) -> Any:

@@ -7,6 +7,10 @@ from collections.abc import Sequence
 ORDERED = "which element comes where hangs on their values: explain the scores before it"
 CHOICE = "its result jumps between whole numbers: return the scores before it, and explain one of them with target="
 BRANCH = "a condition on a random value: write it as relu, clamp, maximum or minimum, or give the mask as a further argument"
+MASK = (
+    "its mask hangs on the players, or it drops out: make the mask outside the model and give it as a further argument "
+    "(additional_forward_args), as an attention mask"
+)
 PLACES = "it reads or writes at places that hang on values: give the places as a further argument, or explain what chooses them"
 RANDOM = "it draws random numbers: export the model in evaluation mode, or take the noise out of its forward"
 SHAPE = "the shape of its result hangs on values: mask with a known mask instead"
@@ -51,6 +55,7 @@ _BY_NAME: dict[str, str] = {
         ),
         RANDOM,
     ),
+    "scaled_dot_product_attention": MASK,
     **dict.fromkeys(("nonzero", "masked_select", "repeat_interleave", "bincount", "_unique2", "unique_dim"), SHAPE),
     **dict.fromkeys(("_local_scalar_dense", "item"), NUMBER),
     **dict.fromkeys(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import CaptureError
+from ..errors import CaptureError, RuleFault
 from ..game import Game, take_rows
 from ..graph import Graph, is_pointwise
 from ..memory import peak_bytes
@@ -100,7 +100,15 @@ def gradient(loss: Tensor, shift: Tensor, *, keep: bool) -> Tensor:
     """`d loss / d shift`, zero where the network does not depend on its input; `keep` the graph for another."""
     if not loss.requires_grad:  # the network does not depend on its input
         return torch.zeros_like(shift)
-    (slope,) = torch.autograd.grad(loss, shift, retain_graph=keep, allow_unused=True)
+    try:
+        (slope,) = torch.autograd.grad(loss, shift, retain_graph=keep, allow_unused=True)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise RuleFault(
+            f"the moments cannot be differentiated: {' '.join(str(error).split())[:300]}. An operation of your own needs "
+            "torch.library.register_autograd, or a rule made of operations that have derivatives."
+        ) from error
     return torch.zeros_like(shift) if slope is None else slope
 
 

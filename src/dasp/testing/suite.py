@@ -12,7 +12,7 @@ from ..rules import RULES
 from .checks import Inapplicable, Trial
 from .oracles import by_quadrature, pointwise
 from .report import CheckFailed, CheckResult, Measured, RuleError, RuleReport
-from .samples import Case, Sample
+from .samples import Case, Random, Sample
 
 SAMPLES = 40_000
 VARIANCES = (1.0, 0.0, 0.3, 4.0, 1e-4)
@@ -140,6 +140,7 @@ def _trials(
     if not variances or not all(0 <= v < float("inf") for v in variances):
         raise InputError("variances: expected one number from 0 or more.")
     listed = samples if isinstance(samples, list) else [samples]
+    listed = [(one,) if isinstance(one, Random) else one for one in listed]
     if not listed:
         raise InputError("samples: none given.")
     several = [(one if isinstance(one, Sample) else Sample(tuple(one))).checked() for one in listed]
