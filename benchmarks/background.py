@@ -32,12 +32,13 @@ PATH_NODES = 64
 TRUTH = {"breast cancer": 40_000, "digits": 20_000}
 """Permutations of each of the two samples that stand for the truth."""
 METHODS: dict[str, dasp.Estimator] = {
-    "`Propagation()`, the default": dasp.Propagation(),
+    "`Propagation()`, the default: 8 clusters": dasp.Propagation(),
     "`Propagation(clusters=1)`": dasp.Propagation(clusters=1),
-    "`Propagation(clusters=4)`": dasp.Propagation(clusters=4),
-    "`Propagation(clusters=32)`": dasp.Propagation(clusters=32),
+    "`Propagation(clusters=16)`": dasp.Propagation(clusters=16),
+    "`Propagation(clusters=32, mixture=1)`": dasp.Propagation(clusters=32, mixture=1),
     "`Propagation(clusters=100)`, every row": dasp.Propagation(clusters=100),
-    "`PermutationSampling(permutations=64)`": dasp.PermutationSampling(permutations=64),
+    "`Propagation(rank=0)`, diagonal": dasp.Propagation(rank=0),
+    "`PermutationSampling(permutations=200)`": dasp.PermutationSampling(permutations=200),
 }
 
 
@@ -186,7 +187,7 @@ def table(problem: Problem) -> str:
         line(name, ours(method, problem.background))
     line("`Propagation()` from the mean of the rows", ours(dasp.Propagation(), problem.background.mean(0)))
     line("expected gradients, all rows", lambda: expected_gradients(problem))
-    for permutations in (1, 4):
+    for permutations in (1, 2, 4):
         name = f"shap PermutationExplainer, {permutations} permutation(s) and reverse"
         line(name, lambda p=permutations: permutation_explainer(problem, p), 1)  # type: ignore[misc]
     return "\n".join(lines)

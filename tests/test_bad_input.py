@@ -82,7 +82,7 @@ BASELINES: list[tuple[str, Any, type[Exception], str]] = [
     ("None", None, dasp.InputTypeError, "got NoneType"),
     ("wrong shape", torch.zeros(3), dasp.InputError, r"shape \(3,\) does not fit an input of shape \(2, 4\)"),
     ("a shape that would broadcast", torch.zeros(2, 1), dasp.InputError, "does not fit"),
-    ("another number of rows", torch.zeros(3, 4), dasp.InputError, "for each of the 2 rows"),
+    ("another number of rows", dasp.PerRow(torch.zeros(3, 4)), dasp.InputError, "one baseline for each row"),
     ("another dtype", torch.zeros(4).double(), dasp.InputError, r"Use baseline.to\(torch.float32\)"),
     ("integers", torch.zeros(4).long(), dasp.InputError, "torch.int64, but the input is torch.float32"),
     ("another device", torch.zeros(4, device="meta"), dasp.InputError, "baseline: on meta, but the input is on cpu"),

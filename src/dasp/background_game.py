@@ -50,7 +50,7 @@ class BackgroundGame(Game):
         mean = self._base_outputs.double().mean(0, keepdim=True).to(self._base_outputs.dtype)
         values = self.targets.select(mean.expand(self.batch, *mean.shape[1:]), rows)
         if not bool(values.isfinite().all()):
-            bad = (~self._base_outputs.isfinite()).flatten(1).any(1).nonzero()[0].item()
+            bad = int((~self._base_outputs.isfinite()).reshape(self.rows_each, -1).any(1).nonzero()[0])
             raise InputError(
                 f"the model gives NaN or infinity at row {bad} of the background. Look at the row, or leave it out."
             )

@@ -125,7 +125,7 @@ def slopes(game: BackgroundGame, graph: Graph) -> list[Tensor]:
         mixed = game.players.spread(places[some] < chance[some])
         points = [torch.where(z, b[one[some]], b[two[some]]) for z, b in zip(mixed, game.baselines, strict=True)]
         points = [point.requires_grad_() for point in points]
-        outputs = graph.run([*points, *game.extra]).flatten(1)
+        outputs = graph.run([*points, *game.extra]).reshape(len(some), -1)
         if signs is None:
             signs = torch.where(drawn(POINTS, outputs.shape[1]) < 0.5, -1.0, 1.0).to(outputs.dtype)
         if outputs.requires_grad:
