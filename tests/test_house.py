@@ -38,6 +38,7 @@ ORDER = (
     "game",
     "players",
     "attribution",
+    "interactions",
     "estimators",
     "audit",
     "checks",
@@ -50,7 +51,7 @@ ORDER = (
     "experiments",
     "cli",
 )
-PLOTS_KNOW = {"attribution", "errors", "plots"}
+PLOTS_KNOW = {"attribution", "errors", "interactions", "plots"}
 OPTIONAL = {
     "matplotlib", "pandas", "pyarrow", "captum", "shap", "sklearn", "scipy", "click", "keras", "transformers", "skorch",
     "pytorch_lightning", "onnx",

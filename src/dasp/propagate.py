@@ -396,8 +396,7 @@ def _two_states(plan: Plan, node: fx.Node, env: Mapping[fx.Node, Any]) -> Any:
         kwargs = fx.node.map_arg(node.kwargs, pick)
         return function_of(node)(*args, **kwargs)
 
-    with torch.no_grad():
-        off, on = state("off"), state("on")
+    off, on = state("off"), state("on")
     axis = plan.graph.axis(node)
     if isinstance(off, Tensor):
         assert axis is not None

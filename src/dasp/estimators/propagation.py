@@ -20,6 +20,7 @@ from .directions import active_directions
 from .mixed import Mixed
 from .preparation import attends, bytes_per_row, check_graph, gradient
 from .sampling import check_seed
+from .second import differentiable_values, propagated_interactions
 
 LOBATTO = "lobatto"
 LEGENDRE = "legendre"
@@ -119,13 +120,15 @@ class Propagation(Estimator):
                 parts.append(values)
                 propagations += passes * len(rows) / game.batch
                 bar.update(len(rows))
-        options = work.options
-        settings = {
-            "nodes": options.nodes, "rule": options.rule, "rank": options.rank, "mixture": options.mixture,
-            "condition": options.condition, "seed": options.seed, "rows_at_once": work.rows_at_once,
-            "nodes_at_once": work.nodes_at_once,
-        }  # fmt: skip
-        return Estimate(torch.cat(parts), None, work.evaluations, settings, propagations)
+        return Estimate(torch.cat(parts), None, work.evaluations, work.settings, propagations)
+
+    def interactions(self, game: Game, players: Tensor, *, progress: bool = False) -> Estimate:
+        """Rows of the interactions of all pairs, (B, T, P, n), `integral of d2F/dq_i dq_j`; errors as for `estimate`."""
+        return propagated_interactions(_Work.prepare(self, game), players, progress=progress)
+
+    def differentiable(self, game: Game, inputs: tuple[Tensor, ...]) -> Estimate:
+        """Values with a graph back to `inputs`, the game's, and to the weights; errors as for `estimate`."""
+        return differentiable_values(_Work.prepare(self, game), inputs)
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,7 @@ class _Work:
     nodes: _Nodes
     rows_at_once: int
     nodes_at_once: int
+    each: float
 
     @classmethod
     def prepare(cls, options: Propagation, game: Game) -> _Work:
@@ -184,7 +188,17 @@ class _Work:
             fit = min(fit, max(states, int(CACHED / each)))
         nodes_at_once = min(together, fit // states)
         rows_at_once = max(1, min(fit, MOST_ROWS) // (states * nodes_at_once))
-        return cls(options, game, graph, plan, nodes, rows_at_once, nodes_at_once)
+        return cls(options, game, graph, plan, nodes, rows_at_once, nodes_at_once, each)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every option in force."""
+        options = self.options
+        return {
+            "nodes": options.nodes, "rule": options.rule, "rank": options.rank, "mixture": options.mixture,
+            "condition": options.condition, "seed": options.seed, "rows_at_once": self.rows_at_once,
+            "nodes_at_once": self.nodes_at_once,
+        }  # fmt: skip
 
     @property
     def mixture(self) -> int:
