@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .attribution import Attribution, player_names
 from .audit import audit
-from .checks import as_json, check_finite, checked_names, further, mask_of, native, plain
+from .checks import as_json, check_finite, check_semivalue, checked_names, further, mask_of, native, plain, with_graphs
 from .errors import InputError, InputTypeError
 from .estimators import Estimate, Estimator, Propagation
 from .game import Game, Players, evaluate_rows
@@ -90,7 +90,7 @@ class Explainer:
             raise InputTypeError(f"memory: expected a number of bytes (int), got {type(memory).__name__}.")
         if memory <= 0:
             raise InputError(f"memory: must be above 0 bytes, got {memory}.")
-        _check_semivalue(semivalue, method)
+        check_semivalue(semivalue, method)
         self.semivalue = semivalue
         self.model = model if isinstance(model, Model) else Model(model)
         self.baseline = baseline
@@ -137,7 +137,7 @@ class Explainer:
             game.check_ends()
             ready = time.perf_counter()
             if create_graph:
-                estimate = self.method.differentiable(game, _with_graphs(inputs, game.inputs))
+                estimate = self.method.differentiable(game, with_graphs(inputs, game.inputs))
             else:
                 estimate = self.method.estimate(game, progress=progress)
             if game.device.type == "cuda":
@@ -408,28 +408,6 @@ class Explainer:
             seconds=seconds,
             as_tuple=as_tuple,
             auditor=partial(audit, game),
-        )
-
-
-def _with_graphs(inputs: Any, checked: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The inputs as they came, with their graphs, where they are tensors outside of inference mode."""
-    parts = inputs if isinstance(inputs, tuple) else (inputs,)
-    return tuple(
-        part if isinstance(part, Tensor) and not part.is_inference() else plain_part
-        for part, plain_part in zip(parts, checked, strict=True)
-    )
-
-
-def _check_semivalue(semivalue: Any, method: Estimator | None) -> None:
-    if semivalue is None:
-        return
-    if not isinstance(semivalue, Weighting):
-        hint = f" Write {semivalue.__name__}(...)." if isinstance(semivalue, type) else ""
-        raise InputTypeError(f"semivalue: expected dasp.Banzhaf() or another semivalue, got {semivalue!r}.{hint}")
-    if method is not None and not method.semivalues:
-        raise InputError(
-            f"semivalue: {type(method).__name__} computes Shapley values only. Use method=dasp.Propagation(), dasp.Exact() or "
-            "dasp.PermutationSampling()."
         )
 
 
