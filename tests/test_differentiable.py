@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from .rule_rows import TABLE, TWICE, Row, X
 from torch import Tensor, nn
 
 import dasp
 from dasp.errors import InputError, MemoryBoundError
 from dasp.rules import RULES
 from dasp.testing.samples import AGAIN, FACTORS, Case, Law, Random, Sample, parts
+
+from .rule_rows import TABLE, TWICE, Row, X
 
 
 def network() -> nn.Sequential:

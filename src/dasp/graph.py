@@ -79,9 +79,10 @@ class Graph:
         return result
 
     def folded(self, *, live: bool = False) -> dict[fx.Node, Any]:
-        """Constants, and every node that depends on nothing else, evaluated now with today's weights; `live`: with gradients."""
+        """Constants, and every node that depends on nothing else, with today's weights; `live`: with their gradients."""
         env: dict[fx.Node, Any] = {
-            node: _constant(value) if isinstance(value, Tensor) and not live else value for node, value in self.constants.items()
+            node: _constant(value) if isinstance(value, Tensor) and not live else value
+            for node, value in self.constants.items()
         }
         with torch.set_grad_enabled(live):
             for node in self.nodes:

@@ -89,12 +89,15 @@ class Banzhaf(Weighting):
 
     @property
     def at_one_point(self) -> bool:
+        """It does."""
         return True
 
     def shares(self, players: int) -> Array:
+        """`C(n-1, k) p_k`, (n,)."""
         return _binomial(players - 1, np.array([self.probability]))[:, 0]
 
     def quadrature(self, players: int, count: int | None, *, ends: bool) -> Nodes:
+        """See `Weighting.quadrature`."""
         if count not in (None, 1) or ends:
             raise InputError(
                 f"the Banzhaf value is a derivative at q = {self.probability} alone; leave nodes= and rule= of the "
@@ -127,12 +130,14 @@ class BetaShapley(Weighting):
                 raise InputError(f"{name} must be above 0 and finite, got {value}.")
 
     def shares(self, players: int) -> Array:
+        """`C(n-1, k) p_k`, (n,)."""
         n, a, b = players, self.alpha, self.beta
         ways = [math.lgamma(n) - math.lgamma(k + 1) - math.lgamma(n - k) for k in range(n)]
         shares = np.exp([w + _log_beta(k + b, n - 1 - k + a) - _log_beta(a, b) for k, w in enumerate(ways)])
         return np.asarray(shares / shares.sum())
 
     def quadrature(self, players: int, count: int | None, *, ends: bool) -> Nodes:
+        """See `Weighting.quadrature`."""
         count = count or 4 + ends
         a, b = self.beta, self.alpha  # of q, as densities are written: q^(a-1) (1-q)^(b-1)
         if not ends:
@@ -181,6 +186,7 @@ class Semivalue(Weighting):
         return np.array([math.exp(w + math.log(p)) if p else 0.0 for w, p in zip(ways, self.weights, strict=True)])
 
     def shares(self, players: int) -> Array:
+        """`C(n-1, k) p_k`, (n,)."""
         if players != len(self.weights):
             raise InputError(
                 f"semivalue: {len(self.weights)} weights, and there are {players} players. Give one weight for each size of "
@@ -190,6 +196,7 @@ class Semivalue(Weighting):
         return np.asarray(shares / shares.sum())
 
     def quadrature(self, players: int, count: int | None, *, ends: bool) -> Nodes:
+        """See `Weighting.quadrature`."""
         shares = self.shares(players)
         places = (1 - np.cos(np.linspace(0, np.pi, GRID + 1))) / 2
         mass = _not_negative(_binomial(players - 1, places), shares)
@@ -293,7 +300,7 @@ def _binomial(count: int, q: Array) -> Array:
     ways = np.array([math.lgamma(count + 1) - math.lgamma(i + 1) - math.lgamma(count - i + 1) for i in range(count + 1)])
     inside = np.clip(q, 1e-300, 1 - 1e-16)
     found = np.exp(ways[:, None] + k * np.log(inside) + (count - k) * np.log1p(-inside))
-    return np.where(q <= 0, k == 0, np.where(q >= 1, k == count, found)).astype(np.float64)
+    return np.asarray(np.where(q <= 0, k == 0, np.where(q >= 1, k == count, found)), dtype=np.float64)
 
 
 def _log_beta(a: float, b: float) -> float:

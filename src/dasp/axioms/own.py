@@ -103,8 +103,8 @@ def measure(
         )
     if explainer.semivalue is not None:
         raise InputError(
-            f"explainer: these are the axioms of the Shapley value, and its semivalue is {explainer.semivalue}. Leave semivalue= "
-            "out of the explainer that is measured."
+            f"explainer: these are the axioms of the Shapley value, and its semivalue is {explainer.semivalue}. Leave "
+            "semivalue= out of the explainer that is measured."
         )
     asked = asked_axioms(axioms)
     with torch.inference_mode(False):

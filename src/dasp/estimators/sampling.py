@@ -133,7 +133,7 @@ def pair_bytes(game: Game) -> int:
 
 
 def pair_estimates(game: Game, rows: Tensor, pairs: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Unbiased estimates of the Shapley values (of the game's semivalue) of `rows` (R,), one per antithetic pair, independent of each other.
+    """Unbiased estimates of the game's values of `rows` (R,), one per antithetic pair, independent of each other.
 
     Yields (G, R, T, n) float64 until `pairs` are given; the pairs come in the order of the generator, however they are
     grouped.

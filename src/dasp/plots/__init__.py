@@ -1,4 +1,5 @@
-"""Plots of an attribution, and of interactions; each is one function in one file, takes matplotlib axes or makes them, and returns them.
+"""Plots of an attribution or of interactions; each is one function in one file, takes matplotlib axes or makes them, and
+returns them.
 
 matplotlib is imported when a plot is drawn, never on import: without it, drawing raises `MissingExtraError`.
 """

@@ -102,7 +102,7 @@ def _triangle(values: _common.Array, names: tuple[str, ...], most: int, signed: 
     ax.spines[:].set_visible(False)
     bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.03)
     bar.set_label("interaction" if signed else "mean |interaction|")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     return ax
 
 
