@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import runpy
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -147,6 +151,18 @@ def test_others_and_too_many_rows_are_refused() -> None:
             dasp.Explainer(network(), 0.0, method=method)(rows(2, 7), 0, create_graph=True)
     with pytest.raises(MemoryBoundError, match="keeps the graph of all 500 rows"):
         dasp.Explainer(network(), 0.0, memory=1_000_000)(rows(500, 7), 0, create_graph=True)
+
+
+def test_the_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sklearn")
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(sys, "argv", ["attribution_prior.py", "--quick"])
+    try:
+        runpy.run_path(str(Path(__file__).parents[1] / "examples" / "attribution_prior.py"), run_name="__main__")
+    finally:
+        torch.set_num_threads(threads)
+    shares = [float(found) for found in re.findall(r"(\d+\.\d)% ", capsys.readouterr().out)][::4]
+    assert shares[1] < 0.7 * shares[0]
 
 
 # Every rule ------------------------------------------------------------------------------------------------------------

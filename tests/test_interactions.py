@@ -54,7 +54,8 @@ def error(found: Tensor, truth: Tensor) -> float:
 
 def found(method: dasp.Estimator | None = None, players: int = N, **asked: Any) -> dasp.Interactions:
     semivalue = asked.pop("semivalue", None)
-    return dasp.Explainer(network(players), 0.0, method=method, semivalue=semivalue).interactions(inputs(players), 1, **asked)
+    explainer = dasp.Explainer(network(players), 0.0, method=method, semivalue=semivalue)
+    return explainer.interactions(inputs(players), 1, **asked)
 
 
 def test_exact_is_the_definition() -> None:
@@ -105,7 +106,12 @@ def test_propagation_is_near(semivalue: Any) -> None:
 
 @pytest.mark.parametrize(
     "method",
-    [dasp.Exact(), dasp.Propagation(), dasp.Propagation(rank=2, mixture=0), dasp.Propagation(rank=0, rule="legendre", nodes=4)],
+    [
+        dasp.Exact(),
+        dasp.Propagation(),
+        dasp.Propagation(rank=2, mixture=0),
+        dasp.Propagation(rank=0, rule="legendre", nodes=4),
+    ],
 )
 def test_the_matrix_is_symmetric_and_parts_of_it_agree(method: dasp.Estimator) -> None:
     whole = found(method, BIG)
@@ -185,7 +191,7 @@ def test_frames_hold_every_pair_once() -> None:
 
 def test_wrong_calls_are_refused() -> None:
     for method in (dasp.DASP(), dasp.VertexGradients(), dasp.PermutationSampling(), dasp.Regression(budget=100, prior=None)):
-        with pytest.raises(InputError, match=rf"interactions: {type(method).__name__} has none. Use method=dasp.Propagation"):
+        with pytest.raises(InputError, match=rf"interactions: {type(method).__name__} has none. Use method=dasp.Pro"):
             found(method)
     with pytest.raises(InputError, match="there is no player 6"):
         found(pairs=6)

@@ -96,6 +96,6 @@ def check_semivalue(semivalue: Any, method: Estimator | None) -> None:
         raise InputTypeError(f"semivalue: expected dasp.Banzhaf() or another semivalue, got {semivalue!r}.{hint}")
     if method is not None and not method.semivalues:
         raise InputError(
-            f"semivalue: {type(method).__name__} computes Shapley values only. Use method=dasp.Propagation(), dasp.Exact() or "
-            "dasp.PermutationSampling()."
+            f"semivalue: {type(method).__name__} computes Shapley values only. Use method=dasp.Propagation(), "
+            "dasp.Exact() or dasp.PermutationSampling()."
         )

@@ -48,8 +48,8 @@ class Explainer:
             inputs); or a layout from `dasp.players`.
         memory: bytes that one chunk of work may take.
         feature_names: one name per player.
-        semivalue: None for Shapley values; else `dasp.Banzhaf()`, `dasp.BetaShapley(alpha, beta)` or `dasp.Semivalue(weights)`,
-            which do not add up to output - base value: the gap is then no error.
+        semivalue: None for Shapley values; else `dasp.Banzhaf()`, `dasp.BetaShapley(alpha, beta)` or
+            `dasp.Semivalue(weights)`, which need not add up to output - base value: the gap is then no error.
 
     numpy arrays are taken wherever tensors are: floating ones are converted to the model's dtype, all are moved to its
     device. Tensors are never converted.
@@ -118,9 +118,9 @@ class Explainer:
                 first axis has length B goes along with its row; anything else is the same for every row.
             progress: show a progress bar.
             create_graph: give values that can be differentiated by the inputs and the model's weights, to train with
-                (`dasp.Propagation` only). The model is explained in evaluation mode also while it trains. The graph of all rows
-                is kept until the values are gone. Which players are enumerated or dominate an element, and the directions of a
-                subspace (`rank`), count as constants; output, base value and gap have no graph.
+                (`dasp.Propagation` only). The model is explained in evaluation mode also while it trains. The graph of all
+                rows is kept until the values are gone. Which players are enumerated or dominate an element, and the directions
+                of a subspace (`rank`), count as constants; output, base value and gap have no graph.
 
         Returns:
             An `Attribution`, tensors on the model's device and in the inputs' floating dtype.
@@ -160,14 +160,14 @@ class Explainer:
 
             I_ij = integral over q of d2F/dq_i dq_j (q, ..., q)                        (Grabisch and Roubens, 1999),
 
-        or, with a semivalue, the same under its distribution of q. `dasp.Propagation` takes one pass and one backward pass more
+        or, with a semivalue, the same under its distribution of q. `dasp.Propagation` takes one pass, and one backward pass
         for each player whose row of the matrix is wanted; `dasp.Exact` enumerates; other methods have none.
 
         Args:
             inputs, target, additional_forward_args, progress: as for an explanation.
             pairs: "all"; a player's number, for that player with every other; or a list of pairs of numbers.
-            top: keep so many of these pairs, those that are largest in the mean over rows and targets; with all pairs the whole
-                matrix is found first.
+            top: keep so many of these pairs, the largest in the mean over rows and targets; of all pairs the whole matrix is
+                found first.
 
         Raises:
             InputTypeError, InputError: an argument has the wrong type or value, or the method has no interactions.

@@ -25,8 +25,8 @@ class Interactions:
     reinforce each other; below, they stand in for each other.
 
     Attributes:
-        values: (B, n, n), symmetric, 0 on the diagonal; or (B, P) where pairs were chosen. Several targets add an axis T after
-            the rows.
+        values: (B, n, n), symmetric, 0 on the diagonal; or (B, P) where pairs were chosen. Several targets add an axis T
+            after the rows.
         pairs: the pairs chosen, int64 (P, 2), or None for the whole matrix.
         names: one name a player.
         target: the target as it was asked, in types JSON can hold.
@@ -145,8 +145,8 @@ class Asked:
         if needed > memory:
             raise MemoryBoundError(
                 f"the interactions of {len(self.players):,} players with {n:,} in {rows} row(s) need "
-                f"{needed / 2**20:,.0f} MiB, and the memory bound is {memory / 2**20:,.0f} MiB. Ask for one player (pairs=3) or "
-                "some pairs, for fewer rows at once, group elements into players, or raise memory=."
+                f"{needed / 2**20:,.0f} MiB, and the memory bound is {memory / 2**20:,.0f} MiB. Ask for one player (pairs=3) "
+                "or some pairs, for fewer rows at once, group elements into players, or raise memory=."
             )
 
     def taken(self, found: Tensor) -> tuple[Tensor, Tensor | None]:

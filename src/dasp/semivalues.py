@@ -203,7 +203,7 @@ class Semivalue(Weighting):
         lacking = float(np.abs(_binomial(players - 1, places) @ mass - shares).sum())
         if lacking / 2 > MOST_LACKING:
             raise InputError(
-                f"semivalue: no distribution of q on [0, 1] has these weights (the nearest misses {100 * lacking / 2:.2g} % of "
+                f"semivalue: no distribution of q on [0, 1] has these weights (the nearest misses {50 * lacking:.2g} % of "
                 "them), so they cannot be propagated. Use method=dasp.Exact(), or dasp.PermutationSampling()."
             )
         mass = mass / mass.sum()

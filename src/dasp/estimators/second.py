@@ -1,7 +1,6 @@
 """Derivatives of the propagated extension beyond the first: interactions of players, and values that have a gradient.
 
-Both need the propagated `F(q + shift)` as one differentiable function of the shift of every player, enumerated ones among them:
-their states' probabilities follow the shift too, so that their derivatives are exact differences.
+Both need the propagated `F(q + shift)` as a differentiable function of every player's shift, enumerated ones among them: their states' probabilities follow the shift too, so that their derivatives are exact differences.
 """
 
 from __future__ import annotations
@@ -94,6 +93,12 @@ def _repeated(value: Tensor, nodes: int) -> Tensor:
     return value.repeat(nodes, *[1] * (value.dim() - 1))
 
 
+def _chunks(work: _Work, size: int) -> tuple[Tensor, ...]:
+    """The inner nodes, `size` at a time."""
+    count = len(work.nodes.inner)
+    return torch.arange(count, device=work.game.device).split(size) if count else ()
+
+
 def _slope(total: Tensor, shift: Tensor, *, graph: bool) -> Tensor:
     """`d total / d shift`, with its own graph or at least that of `total` kept; zeros where there is none."""
     if not total.requires_grad:
@@ -105,8 +110,8 @@ def _slope(total: Tensor, shift: Tensor, *, graph: bool) -> Tensor:
 def _refuse_not_finite(found: Tensor, what: str) -> None:
     if not bool(found.isfinite().all()):
         raise NumericsError(
-            f"{what} are not finite, in {found.dtype}. Scale the inputs, or explain the model in float64 (model.double() and "
-            "x.double())."
+            f"{what} are not finite, in {found.dtype}. Scale the inputs, or explain the model in float64 (model.double() "
+            "and x.double())."
         )
 
 
@@ -150,8 +155,8 @@ def _second_order_sizes(work: _Work) -> tuple[int, int]:
     if each * states > game.memory:
         raise MemoryBoundError(
             f"second derivatives of one row at one node need {each * states / 2**20:,.3g} MiB with rank {options.rank} and "
-            f"mixture {work.mixture}, and the memory bound is {game.memory / 2**20:,.3g} MiB. Raise memory=, or lower rank= or "
-            "mixture=."
+            f"mixture {work.mixture}, and the memory bound is {game.memory / 2**20:,.3g} MiB. Raise memory=, or lower "
+            "rank= or mixture=."
         )
     memory = min(game.memory, max(CACHED, states * each)) if game.device.type == "cpu" else game.memory
     fit = int(memory / each)
@@ -168,8 +173,7 @@ def _hessian_rows(of: _Extension, players: Tensor, nodes_at_once: int, bar: Any)
         first, last = _pair_ends(game, rows, players)
         result = result + work.nodes.first * first + work.nodes.last * last
     mixed = of.mixed()
-    chunks = torch.arange(len(work.nodes.inner), device=game.device).split(nodes_at_once) if len(work.nodes.inner) else ()
-    for index in chunks:
+    for index in _chunks(work, nodes_at_once):
         for held, targets in mixed.items():
             shift = torch.zeros(len(rows), n, dtype=game.dtype, device=game.device, requires_grad=True)
             sums = of.sums(shift, index, held, targets)
@@ -179,7 +183,8 @@ def _hessian_rows(of: _Extension, players: Tensor, nodes_at_once: int, bar: Any)
                     result[:, target, p] += _slope(slope[:, player].sum(), shift, graph=False).detach()
     bar.update(len(rows) * len(players))
     moved = game.moved(rows)[:, 0]  # (R, n)
-    there = moved[:, players].unsqueeze(2) & moved.unsqueeze(1) & (players.unsqueeze(1) != torch.arange(n, device=game.device))
+    others = players.unsqueeze(1) != torch.arange(n, device=game.device)
+    there = moved[:, players].unsqueeze(2) & moved.unsqueeze(1) & others
     passes = float(len(work.nodes.inner) * len(of.states) * len(mixed) * (1 + len(players)))
     return result.where(there.unsqueeze(1), torch.zeros_like(result)), passes
 
@@ -200,7 +205,8 @@ def _pair_ends(game: Game, rows: Tensor, players: Tensor) -> tuple[Tensor, Tenso
     for present in (False, True):
         start = (game.outputs if present else game.base_values)[rows].double()  # (R, T)
         size = max(1, game.memory // (64 * n))
-        single = torch.cat([game.table((some.unsqueeze(1) == every) ^ present, rows) for some in every.split(size)], 1).double()
+        alone = [game.table((some.unsqueeze(1) == every) ^ present, rows) for some in every.split(size)]
+        single = torch.cat(alone, 1).double()
         matrix = torch.zeros(len(rows), game.targets.count, len(players), n, dtype=torch.float64, device=game.device)
         for a, b in zip(i.split(size), j.split(size), strict=True):
             both = game.table(((a.unsqueeze(1) == every) | (b.unsqueeze(1) == every)) ^ present, rows).double()
@@ -218,8 +224,8 @@ def _pair_ends(game: Game, rows: Tensor, players: Tensor) -> tuple[Tensor, Tenso
 def differentiable_values(work: _Work, inputs: tuple[Tensor, ...]) -> Estimate:
     """Values (B, T, n) with their graph back to the inputs, (B, *shape) each, and to the network's weights.
 
-    Who is enumerated, who dominates an element and the directions of a subspace are held: the values are differentiable where
-    these choices do not change.
+    Who is enumerated, who dominates an element and the directions of a subspace are held: the values are differentiable
+    where these choices do not change.
 
     Raises:
         MemoryBoundError: the graph of all rows, which is kept, does not fit the memory bound.
@@ -245,8 +251,8 @@ def _refuse_large(work: _Work) -> None:
     needed = work.each * 2**work.mixture * max(1, len(work.nodes.inner)) * game.batch
     if needed > game.memory:
         raise MemoryBoundError(
-            f"create_graph keeps the graph of all {game.batch} rows, about {needed / 2**20:,.3g} MiB, and the memory bound is "
-            f"{game.memory / 2**20:,.3g} MiB. Raise memory=, explain fewer rows at once, or lower rank=, nodes= or mixture=."
+            f"create_graph keeps the graph of all {game.batch} rows, about {needed / 2**20:,.3g} MiB, and the memory bound "
+            f"is {game.memory / 2**20:,.3g} MiB. Raise memory=, explain fewer rows at once, or lower rank=, nodes= or mixture=."
         )
 
 
@@ -258,8 +264,7 @@ def _values(of: _Extension) -> tuple[Tensor, float]:
         first, last = _live_ends(of)
         total = total + work.nodes.first * first + work.nodes.last * last
     mixed = of.mixed()
-    chunks = torch.arange(len(work.nodes.inner), device=game.device).split(work.nodes_at_once) if len(work.nodes.inner) else ()
-    for index in chunks:
+    for index in _chunks(work, work.nodes_at_once):
         slopes: dict[int, Tensor] = {}
         for held, targets in mixed.items():
             shift = torch.zeros(len(rows), n, dtype=game.dtype, device=game.device, requires_grad=True)
