@@ -43,6 +43,7 @@ ORDER = (
     "background_game",
     "players",
     "attribution",
+    "interactions",
     "estimators",
     "audit",
     "checks",
@@ -55,7 +56,7 @@ ORDER = (
     "experiments",
     "cli",
 )
-PLOTS_KNOW = {"attribution", "errors", "plots"}
+PLOTS_KNOW = {"attribution", "errors", "interactions", "plots"}
 OPTIONAL = {
     "matplotlib", "pandas", "pyarrow", "captum", "shap", "sklearn", "scipy", "click", "keras", "transformers", "skorch",
     "pytorch_lightning", "onnx",

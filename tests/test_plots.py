@@ -212,3 +212,59 @@ def test_a_missing_matplotlib_names_the_extra(plot: Callable[..., Axes], monkeyp
     monkeypatch.setattr("dasp.plots._common.importlib.import_module", absent)
     with pytest.raises(MissingExtraError, match=r"pip install 'dasp\[plots\]'"):
         plot(result)
+
+
+# Interactions ----------------------------------------------------------------------------------------------------------
+
+
+class Products(torch.nn.Module):
+    """age x dose and weight x height, the second of the other sign."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, 0] * x[:, 1] - 0.5 * x[:, 2] * x[:, 3] + x[:, 0]
+
+
+def pairs_result(**asked: object) -> dasp.Interactions:
+    explainer = dasp.Explainer(Products(), 0.0, method=dasp.Exact(), feature_names=NAMES)
+    return explainer.interactions(ROWS, **asked)  # type: ignore[arg-type]
+
+
+def cells(ax: Axes) -> dict[frozenset[str], float]:
+    across, down = ([tick.get_text() for tick in ticks] for ticks in (ax.get_xticklabels(), ax.get_yticklabels()))
+    drawn = np.ma.asarray(ax.images[0].get_array())
+    shown = zip(*np.nonzero(~np.ma.getmaskarray(drawn)), strict=True)
+    return {frozenset((down[i], across[j])): float(drawn[i, j]) for i, j in shown}
+
+
+def test_interactions_of_a_row_have_one_cell_a_pair_on_a_symmetric_scale() -> None:
+    ax = dasp.plots.interactions(pairs_result(), 0)
+    found = cells(ax)
+    assert len(found) == 6
+    assert found[frozenset(("age", "dose"))] == pytest.approx(2)
+    assert found[frozenset(("weight", "height"))] == pytest.approx(-6)
+    assert found[frozenset(("age", "height"))] == pytest.approx(0, abs=1e-6)
+    assert ax.images[0].get_clim() == pytest.approx((-6, 6))
+
+
+def test_interactions_over_rows_are_mean_magnitudes_of_the_strongest() -> None:
+    ax = dasp.plots.interactions(pairs_result(), max_display=2)
+    assert cells(ax) == pytest.approx({frozenset(("weight", "height")): (6 + 1 + 5) / 3}, rel=1e-5)
+
+
+def test_chosen_interactions_are_bars() -> None:
+    found = bars(dasp.plots.interactions(pairs_result(pairs=[(1, 0), (2, 3)]), 0))
+    assert found == pytest.approx({"dose × age": 2, "weight × height": -6})
+    assert len(bars(dasp.plots.interactions(pairs_result(pairs=2), max_display=2))) == 2
+
+
+def test_interactions_draw_on_given_axes_and_refuse_what_is_not_there() -> None:
+    _, ax = pyplot.subplots()
+    assert dasp.plots.interactions(pairs_result(), ax=ax, title="pairs") is ax
+    with pytest.raises(InputTypeError, match=r"draws Interactions, .* got Attribution"):
+        dasp.plots.interactions(rows_result())  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"index 3: there are 3 row"):
+        dasp.plots.interactions(pairs_result(), 3)
+    with pytest.raises(InputError, match=r"target_index 1: there are 1 target"):
+        dasp.plots.interactions(pairs_result(), target_index=1)
+    with pytest.raises(InputError, match="max_display 0"):
+        dasp.plots.interactions(pairs_result(), max_display=0)

@@ -34,6 +34,7 @@ from .estimators import VertexGradients as VertexGradients
 from .explainer import Explainer as Explainer
 from .foreign import from_sklearn as from_sklearn
 from .game import Players as Players
+from .interactions import Interactions as Interactions
 from .model import Model as Model
 from .propagate import OpSupport as OpSupport
 from .propagate import Support as Support

@@ -108,15 +108,7 @@ class Attribution:
     @property
     def player_names(self) -> tuple[str, ...]:
         """One name per player: the feature names, the players' own, or the element's index in its input."""
-        if self.feature_names is not None:
-            return self.feature_names
-        if self.players.names is not None:
-            return self.players.names
-        names = []
-        for i, label in enumerate(self.players.labels):
-            stem = "x" if len(self.players.labels) == 1 else f"x{i}"
-            names += [f"{stem}{list(index)}" for index in product(*(range(size) for size in label.shape))]
-        return tuple(names)
+        return player_names(self.players, self.feature_names)
 
     def as_input(self) -> Tensor | tuple[Tensor, ...]:
         """The values in the inputs' shapes; each element carries its player's whole value, as in captum."""
@@ -167,7 +159,7 @@ class Attribution:
                 "target": [i[0] if len(i) == 1 else str(tuple(i)) if i else "" for i in index],
             }
         )
-        values = self.per_player.reshape(rows * count, n).cpu().numpy()
+        values = self.per_player.detach().reshape(rows * count, n).cpu().numpy()
         middle = pandas.DataFrame(values, columns=list(self.player_names))
         ends = {"base_value": self.base_value, "output": self.output, "gap": self.gap}
         right = pandas.DataFrame({name: end.reshape(-1).cpu().numpy() for name, end in ends.items()})
@@ -293,6 +285,19 @@ class Attribution:
         lead = 2 if self.several else 1
         flat = torch.cat([part.reshape(*part.shape[:lead], -1) for part in parts], dim=-1)
         return flat if self.several else flat.unsqueeze(1)
+
+
+def player_names(players: Players, feature_names: tuple[str, ...] | None) -> tuple[str, ...]:
+    """One name per player: the feature names, the players' own, or the element's index in its input."""
+    if feature_names is not None:
+        return feature_names
+    if players.names is not None:
+        return players.names
+    names = []
+    for i, label in enumerate(players.labels):
+        stem = "x" if len(players.labels) == 1 else f"x{i}"
+        names += [f"{stem}{list(index)}" for index in product(*(range(size) for size in label.shape))]
+    return tuple(names)
 
 
 def _names(names: list[str] | None) -> tuple[str, ...] | None:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from .attribution import RESERVED
 from .errors import InputError, InputTypeError
+from .estimators import Estimator
+from .semivalues import Weighting
 
 
 def plain(x: Tensor) -> Tensor:
@@ -74,3 +76,26 @@ def as_json(target: Any) -> Any:
     if isinstance(target, list | tuple):
         return [as_json(t) for t in target]
     return target if target is None else int(target)
+
+
+def with_graphs(inputs: Any, checked: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The inputs as they came, with their graphs, where they are tensors outside of inference mode."""
+    parts = inputs if isinstance(inputs, tuple) else (inputs,)
+    return tuple(
+        part if isinstance(part, Tensor) and not part.is_inference() else known
+        for part, known in zip(parts, checked, strict=True)
+    )
+
+
+def check_semivalue(semivalue: Any, method: Estimator | None) -> None:
+    """Refuse what is no semivalue, or one that the method does not take."""
+    if semivalue is None:
+        return
+    if not isinstance(semivalue, Weighting):
+        hint = f" Write {semivalue.__name__}(...)." if isinstance(semivalue, type) else ""
+        raise InputTypeError(f"semivalue: expected dasp.Banzhaf() or another semivalue, got {semivalue!r}.{hint}")
+    if method is not None and not method.semivalues:
+        raise InputError(
+            f"semivalue: {type(method).__name__} computes Shapley values only. Use method=dasp.Propagation(), "
+            "dasp.Exact() or dasp.PermutationSampling()."
+        )

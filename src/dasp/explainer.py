@@ -15,14 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .attribution import Attribution
+from .attribution import Attribution, player_names
 from .audit import audit
 from .background import Background, PerRow
 from .background_game import BackgroundGame
-from .checks import as_json, check_finite, checked_names, further, mask_of, native, plain
+from .checks import as_json, check_finite, check_semivalue, checked_names, further, mask_of, native, plain, with_graphs
 from .errors import CompletenessWarning, InputError, InputTypeError
 from .estimators import Estimate, Estimator, Propagation
 from .game import Game, Players, evaluate_rows
+from .interactions import Asked, Interactions, Pairs
 from .model import Model
 from .players import Layout
 from .propagate import OpSupport, make_plan
@@ -57,8 +58,8 @@ class Explainer:
             inputs); or a layout from `dasp.players`.
         memory: bytes that one chunk of work may take.
         feature_names: one name per player.
-        semivalue: None for Shapley values; else `dasp.Banzhaf()`, `dasp.BetaShapley(alpha, beta)` or `dasp.Semivalue(weights)`,
-            which do not add up to output - base value: the gap is then no error.
+        semivalue: None for Shapley values; else `dasp.Banzhaf()`, `dasp.BetaShapley(alpha, beta)` or
+            `dasp.Semivalue(weights)`, which need not add up to output - base value: the gap is then no error.
 
     numpy arrays are taken wherever tensors are: floating ones are converted to the model's dtype, all are moved to its
     device. Tensors are never converted.
@@ -99,7 +100,7 @@ class Explainer:
             raise InputTypeError(f"memory: expected a number of bytes (int), got {type(memory).__name__}.")
         if memory <= 0:
             raise InputError(f"memory: must be above 0 bytes, got {memory}.")
-        _check_semivalue(semivalue, method)
+        check_semivalue(semivalue, method)
         self.semivalue = semivalue
         self.model = model if isinstance(model, Model) else Model(model)
         self.baseline = baseline
@@ -116,6 +117,7 @@ class Explainer:
         *,
         additional_forward_args: Any = None,
         progress: bool = False,
+        create_graph: bool = False,
     ) -> Attribution:
         """Explain a batch.
 
@@ -126,6 +128,10 @@ class Explainer:
             additional_forward_args: further arguments of the model, not explained: one, or a tuple. A tensor whose
                 first axis has length B goes along with its row; anything else is the same for every row.
             progress: show a progress bar.
+            create_graph: give values that can be differentiated by the inputs and the model's weights, to train with
+                (`dasp.Propagation` only). The model is explained in evaluation mode also while it trains. The graph of all
+                rows is kept until the values are gone. Which players are enumerated or dominate an element, and the directions
+                of a subspace (`rank`), count as constants; output, base value and gap have no graph.
 
         Returns:
             An `Attribution`, tensors on the model's device and in the inputs' floating dtype.
@@ -141,7 +147,10 @@ class Explainer:
             game = self._game(inputs, target, additional_forward_args)
             game.check_ends()
             ready = time.perf_counter()
-            estimate = self.method.estimate(game, progress=progress)
+            if create_graph:
+                estimate = self.method.differentiable(game, with_graphs(inputs, game.inputs))
+            else:
+                estimate = self.method.estimate(game, progress=progress)
             if game.device.type == "cuda":
                 torch.cuda.synchronize(game.device)
             end = time.perf_counter()
@@ -149,6 +158,59 @@ class Explainer:
                 _warn_of_gap(_gap(estimate.values, game))
             seconds = {"prepare": ready - start, "estimate": end - ready, "total": end - start}
             return self._attribution(game, estimate, target, isinstance(inputs, tuple), seconds)
+
+    def interactions(
+        self,
+        inputs: Array | tuple[Array, ...],
+        target: Any = None,
+        *,
+        pairs: Pairs = "all",
+        top: int | None = None,
+        additional_forward_args: Any = None,
+        progress: bool = False,
+    ) -> Interactions:
+        """What pairs of players add together beyond what each adds alone: Shapley interaction indices of a batch,
+
+            I_ij = integral over q of d2F/dq_i dq_j (q, ..., q)                        (Grabisch and Roubens, 1999),
+
+        or, with a semivalue, the same under its distribution of q. `dasp.Propagation` takes one pass, and one backward pass
+        for each player whose row of the matrix is wanted; `dasp.Exact` enumerates; other methods have none.
+
+        Args:
+            inputs, target, additional_forward_args, progress: as for an explanation.
+            pairs: "all"; a player's number, for that player with every other; or a list of pairs of numbers.
+            top: keep so many of these pairs, the largest in the mean over rows and targets; of all pairs the whole matrix is
+                found first.
+
+        Raises:
+            InputTypeError, InputError: an argument has the wrong type or value, or the method has no interactions.
+            MemoryBoundError: the result does not fit the memory bound.
+        """
+        with torch.inference_mode(False):
+            start = time.perf_counter()
+            game = self._game(inputs, target, additional_forward_args)
+            n = game.players.count
+            asked = Asked.of(pairs, top, n)
+            asked.check_size(game.batch, game.targets.count, n, game.memory)
+            game.check_ends()
+            players = torch.tensor(asked.players, device=game.device)
+            estimate = self.method.interactions(game, players, progress=progress)
+            values, chosen = asked.taken(estimate.values.to(game.dtype))
+            settings = {**estimate.settings, "pairs": pairs, "top": top}
+            if self.semivalue is not None:
+                settings["semivalue"] = self.semivalue.described()
+            return Interactions(
+                values=values if game.targets.several else values.squeeze(1),
+                pairs=chosen,
+                names=player_names(game.players, self.feature_names),
+                target=as_json(target),
+                several=game.targets.several,
+                method=type(self.method).__name__,
+                settings=settings,
+                evaluations=estimate.evaluations,
+                propagations=estimate.propagations,
+                seconds=time.perf_counter() - start,
+            )
 
     def check(self, inputs: Array | tuple[Array, ...], *, additional_forward_args: Any = None) -> tuple[OpSupport, ...]:
         """The operations of the model that meet random values, in order: exact, approximate or missing, by layer.
@@ -383,7 +445,7 @@ class Explainer:
             values=shaped(estimate.values),
             base_value=squeeze(game.base_values),
             output=squeeze(game.outputs),
-            gap=squeeze(_gap(estimate.values, game)),
+            gap=squeeze(_gap(estimate.values.detach(), game)),
             standard_errors=None if errors is None else shaped(errors),
             inputs=game.inputs,
             baselines=game.baselines,
@@ -399,19 +461,6 @@ class Explainer:
             seconds=seconds,
             as_tuple=as_tuple,
             auditor=partial(audit, game),
-        )
-
-
-def _check_semivalue(semivalue: Any, method: Estimator | None) -> None:
-    if semivalue is None:
-        return
-    if not isinstance(semivalue, Weighting):
-        hint = f" Write {semivalue.__name__}(...)." if isinstance(semivalue, type) else ""
-        raise InputTypeError(f"semivalue: expected dasp.Banzhaf() or another semivalue, got {semivalue!r}.{hint}")
-    if method is not None and not method.semivalues:
-        raise InputError(
-            f"semivalue: {type(method).__name__} computes Shapley values only. Use method=dasp.Propagation(), dasp.Exact() or "
-            "dasp.PermutationSampling()."
         )
 
 

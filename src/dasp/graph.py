@@ -68,9 +68,9 @@ class Graph:
     output: fx.Node
     batch: Any
 
-    def run(self, inputs: Sequence[Any]) -> Tensor:
-        """Evaluate the network plainly, (rows, *out)."""
-        env = self.folded()
+    def run(self, inputs: Sequence[Any], folded: Mapping[fx.Node, Any] | None = None) -> Tensor:
+        """Evaluate the network plainly, (rows, *out), with the constants that `folded` gave or with today's."""
+        env = self.folded() if folded is None else dict(folded)
         env.update(zip(self.inputs, inputs, strict=True))
         for node in self.nodes:
             if node not in env:
@@ -78,12 +78,13 @@ class Graph:
         result: Tensor = env[self.output]
         return result
 
-    def folded(self) -> dict[fx.Node, Any]:
-        """Constants, and every node that depends on nothing else, evaluated now with today's weights."""
+    def folded(self, *, live: bool = False) -> dict[fx.Node, Any]:
+        """Constants, and every node that depends on nothing else, with today's weights; `live`: with their gradients."""
         env: dict[fx.Node, Any] = {
-            node: _constant(value) if isinstance(value, Tensor) else value for node, value in self.constants.items()
+            node: _constant(value) if isinstance(value, Tensor) and not live else value
+            for node, value in self.constants.items()
         }
-        with torch.no_grad():
+        with torch.set_grad_enabled(live):
             for node in self.nodes:
                 if node.op == "call_function" and all(parent in env for parent in node.all_input_nodes):
                     env[node] = call(node, env)

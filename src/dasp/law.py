@@ -76,7 +76,7 @@ class CoalitionLaw:
     def _states(self, owned: Owned) -> tuple[Tensor, Tensor]:
         """`off` and `on - off` as floats; 0 where both are the same infinity."""
         off, on = (part if part.is_floating_point() else part.to(self.nodes.dtype) for part in (owned.off, owned.on))
-        return off, torch.where(on == off, torch.zeros_like(on), on - off)
+        return off, torch.where((on == off) & on.isinf(), torch.zeros_like(on), on - off)
 
     def _carried(self, owned: Owned, step: Tensor) -> Tensor:
         """What the factors of players carry, `sqrt(q (1 - q))` times their step, without the root."""

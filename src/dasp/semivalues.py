@@ -89,15 +89,15 @@ class Banzhaf(Weighting):
 
     @property
     def at_one_point(self) -> bool:
-        """True: the density is a point."""
+        """It does."""
         return True
 
     def shares(self, players: int) -> Array:
-        """See `Weighting`."""
+        """`C(n-1, k) p_k`, (n,)."""
         return _binomial(players - 1, np.array([self.probability]))[:, 0]
 
     def quadrature(self, players: int, count: int | None, *, ends: bool) -> Nodes:
-        """See `Weighting`."""
+        """See `Weighting.quadrature`."""
         if count not in (None, 1) or ends:
             raise InputError(
                 f"the Banzhaf value is a derivative at q = {self.probability} alone; leave nodes= and rule= of the "
@@ -130,14 +130,14 @@ class BetaShapley(Weighting):
                 raise InputError(f"{name} must be above 0 and finite, got {value}.")
 
     def shares(self, players: int) -> Array:
-        """See `Weighting`."""
+        """`C(n-1, k) p_k`, (n,)."""
         n, a, b = players, self.alpha, self.beta
         ways = [math.lgamma(n) - math.lgamma(k + 1) - math.lgamma(n - k) for k in range(n)]
         shares = np.exp([w + _log_beta(k + b, n - 1 - k + a) - _log_beta(a, b) for k, w in enumerate(ways)])
         return np.asarray(shares / shares.sum())
 
     def quadrature(self, players: int, count: int | None, *, ends: bool) -> Nodes:
-        """See `Weighting`."""
+        """See `Weighting.quadrature`."""
         count = count or 4 + ends
         a, b = self.beta, self.alpha  # of q, as densities are written: q^(a-1) (1-q)^(b-1)
         if not ends:
@@ -186,7 +186,7 @@ class Semivalue(Weighting):
         return np.array([math.exp(w + math.log(p)) if p else 0.0 for w, p in zip(ways, self.weights, strict=True)])
 
     def shares(self, players: int) -> Array:
-        """See `Weighting`."""
+        """`C(n-1, k) p_k`, (n,)."""
         if players != len(self.weights):
             raise InputError(
                 f"semivalue: {len(self.weights)} weights, and there are {players} players. Give one weight for each size of "
@@ -196,14 +196,14 @@ class Semivalue(Weighting):
         return np.asarray(shares / shares.sum())
 
     def quadrature(self, players: int, count: int | None, *, ends: bool) -> Nodes:
-        """See `Weighting`."""
+        """See `Weighting.quadrature`."""
         shares = self.shares(players)
         places = (1 - np.cos(np.linspace(0, np.pi, GRID + 1))) / 2
         mass = _not_negative(_binomial(players - 1, places), shares)
         lacking = float(np.abs(_binomial(players - 1, places) @ mass - shares).sum())
         if lacking / 2 > MOST_LACKING:
             raise InputError(
-                f"semivalue: no distribution of q on [0, 1] has these weights (the nearest misses {100 * lacking / 2:.2g} % of "
+                f"semivalue: no distribution of q on [0, 1] has these weights (the nearest misses {50 * lacking:.2g} % of "
                 "them), so they cannot be propagated. Use method=dasp.Exact(), or dasp.PermutationSampling()."
             )
         mass = mass / mass.sum()

@@ -47,9 +47,8 @@ def two_states(graph: Graph, labels: Any, node: fx.Node, env: Mapping[fx.Node, A
     axis = graph.axis(node)
     owned = [v for p in node.all_input_nodes for v in (env[p] if isinstance(env[p], list) else [env[p]])]
     random = any(isinstance(v, Owned) and v.absent is not None for v in owned)
-    with torch.no_grad():
-        on = _run(node, *picked("on"))
-        off = _absent(node, axis, *picked("absent")) if random else _run(node, *picked("off"))
+    on = _run(node, *picked("on"))
+    off = _absent(node, axis, *picked("absent")) if random else _run(node, *picked("off"))
     if isinstance(on, Tensor):
         assert axis is not None
         return Owned.of(off, on, labels, axis)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from ..errors import InputError
 from ..game import Game
 
 
@@ -46,3 +47,21 @@ class Estimator(ABC):
     @abstractmethod
     def estimate(self, game: Game, *, progress: bool = False) -> Estimate:
         """Estimate the Shapley values of every row, target and player of `game`."""
+
+    def interactions(self, game: Game, players: Tensor, *, progress: bool = False) -> Estimate:
+        """The interactions of some players (P,) with everybody, (B, T, P, n), 0 with themselves; refused by default.
+
+        Raises:
+            InputError: this estimator has none.
+        """
+        raise InputError(
+            f"interactions: {type(self).__name__} has none. Use method=dasp.Propagation(), or dasp.Exact() for few players."
+        )
+
+    def differentiable(self, game: Game, inputs: tuple[Tensor, ...]) -> Estimate:
+        """Values with a graph back to `inputs` and to the weights; refused by default.
+
+        Raises:
+            InputError: this estimator has none.
+        """
+        raise InputError(f"create_graph: the values of {type(self).__name__} have no graph. Use method=dasp.Propagation().")

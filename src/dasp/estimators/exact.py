@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -60,6 +61,36 @@ class Exact(Estimator):
                 values += torch.einsum("bmt,mn->btn", gains, size_weights(coalitions, weights))
                 bar.update(len(coalitions))
         return Estimate(values, None, float(total * game.rows_each), {"force": self.force})
+
+    def interactions(self, game: Game, players: Tensor, *, progress: bool = False) -> Estimate:
+        """Interactions of some players (P,) with everybody, (B, T, P, n), exact (Grabisch and Roubens, 1999):
+
+            I_ij = sum over S without i, j of |S|! (n - |S| - 2)! / (n - 1)! (v(S + i + j) - v(S + i) - v(S + j) + v(S)),
+
+        or with the weights `p_|S| + p_(|S| + 1)` of another semivalue. Raises CostError as `estimate` does.
+        """
+        n, rows = game.players.count, torch.arange(game.batch, device=game.device)
+        if n > LARGEST_FORCED or (n > LARGEST and not self.force):
+            raise CostError(_cost(game))
+        base = game.base_values.double().unsqueeze(1)
+        values = torch.zeros(game.batch, game.targets.count, len(players), n, dtype=torch.float64, device=game.device)
+        weights = weights_of_sizes(game)
+        pairs = torch.tensor([a + b for a, b in pairwise(weights)], dtype=torch.float64, device=game.device)
+        pairs = torch.nn.functional.pad(pairs, (2, 2))  # of size k at k + 2
+        with tqdm(total=2**n, disable=not progress, unit="coalition") as bar:
+            for start in range(0, 2**n, step := max(1, game.chunk // game.batch)):
+                coalitions = _coalitions(start, min(start + step, 2**n), n, game.device)
+                gains = (game.table(coalitions, rows).double() - base).transpose(1, 2)  # (B, T, M)
+                inside, size = coalitions.double(), coalitions.sum(1)
+                both, one, none = pairs[size], pairs[size + 1], pairs[size + 2]
+                chosen = inside[:, players]
+                product = (gains * (both + 2 * one + none)).unsqueeze(-2) * chosen.T @ inside  # (B, T, P, n)
+                single = gains * (one + none)
+                values += product - (single @ chosen).unsqueeze(-1) - (single @ inside).unsqueeze(-2)
+                values += (gains @ none)[..., None, None]
+                bar.update(len(coalitions))
+        values[:, :, torch.arange(len(players), device=game.device), players] = 0
+        return Estimate(values, None, float(2**n), {"force": self.force})
 
 
 def _coalitions(start: int, stop: int, n: int, device: torch.device) -> Tensor:

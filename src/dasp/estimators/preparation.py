@@ -68,8 +68,10 @@ def _run(game: Game, graph: Graph, index: Tensor, coalitions: Tensor) -> Tensor:
         return game.targets.select(graph.run([*masked, *take_rows(game.extra, index, game.batch)]), index)
 
 
-def bytes_per_row(game: Game, plan: Plan, rank: str | int, absent: Absent, *, conditioned: bool) -> float:
-    """Peak memory of one row at one node, measured on two with all targets."""
+def bytes_per_row(
+    game: Game, plan: Plan, rank: str | int, absent: Absent, *, conditioned: bool, second: bool = False
+) -> float:
+    """Peak memory of one row at one node, measured on two with all targets; `second`: of second derivatives."""
     n = game.players.count
     rows = torch.arange(2, device=game.device) % game.batch
     q = torch.full((1,), 0.5, dtype=game.dtype, device=game.device)
@@ -90,7 +92,11 @@ def bytes_per_row(game: Game, plan: Plan, rank: str | int, absent: Absent, *, co
         )
         values = game.targets.select(propagate(plan, law, off, on, extra, folded).mean, rows)
         for target in range(values.shape[1]):
-            gradient(values[:, target].sum(), shift, keep=target + 1 < values.shape[1])
+            loss = values[:, target].sum()
+            if second and loss.requires_grad:
+                (slope,) = torch.autograd.grad(loss, shift, create_graph=True, allow_unused=True)
+                loss = loss if slope is None else slope[:, 0].sum()
+            gradient(loss, shift, keep=target + 1 < values.shape[1])
 
     with torch.inference_mode(False), torch.enable_grad():
         return max(1.0, peak_bytes(run) / 2)

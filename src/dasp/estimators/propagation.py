@@ -22,6 +22,7 @@ from .directions import active_directions
 from .mixed import Mixed
 from .preparation import attends, bytes_per_row, check_graph, gradient
 from .sampling import check_seed
+from .second import differentiable_values, propagated_interactions
 
 LOBATTO = "lobatto"
 LEGENDRE = "legendre"
@@ -132,14 +133,22 @@ class Propagation(Estimator):
                 parts.append(values)
                 propagations += passes * len(rows) / game.batch
                 bar.update(len(rows))
-        options = work.options
-        settings = {
-            "nodes": options.nodes, "rule": options.rule, "rank": options.rank, "mixture": options.mixture,
-            "condition": options.condition, "clusters": options.clusters, "background_rank": options.background_rank,
-            "seed": options.seed, "rows_at_once": work.rows_at_once,
-            "nodes_at_once": work.nodes_at_once,
-        }  # fmt: skip
-        return Estimate(torch.cat(parts), None, work.evaluations, settings, propagations)
+        return Estimate(torch.cat(parts), None, work.evaluations, work.settings, propagations)
+
+    def interactions(self, game: Game, players: Tensor, *, progress: bool = False) -> Estimate:
+        """Rows of the interactions of all pairs, (B, T, P, n), `integral of d2F/dq_i dq_j`; errors as for `estimate`."""
+        _refuse_background(game, "interactions", "dasp.Exact()")
+        return propagated_interactions(_Work.prepare(self, game), players, progress=progress)
+
+    def differentiable(self, game: Game, inputs: tuple[Tensor, ...]) -> Estimate:
+        """Values with a graph back to `inputs`, the game's, and to the weights; errors as for `estimate`."""
+        _refuse_background(game, "values with a graph", "one baseline")
+        return differentiable_values(_Work.prepare(self, game), inputs)
+
+
+def _refuse_background(game: Game, what: str, instead: str) -> None:
+    if game.rows_each > 1:
+        raise InputError(f"{what} are not propagated against a background; take {instead}.")
 
 
 @dataclass(frozen=True)
@@ -179,6 +188,7 @@ class _Work:
     nodes_at_once: int
     clusters_at_once: int
     absent: Absent
+    each: float
 
     @classmethod
     def prepare(cls, options: Propagation, game: Game) -> _Work:
@@ -204,7 +214,18 @@ class _Work:
         nodes_at_once = min(together, fit // states)
         most = max(1, min(fit, MOST_ROWS) // (states * nodes_at_once))
         clusters_at_once = min(absent.count, most)
-        return cls(options, game, graph, plan, nodes, most // clusters_at_once, nodes_at_once, clusters_at_once, absent)
+        rows_at_once = most // clusters_at_once
+        return cls(options, game, graph, plan, nodes, rows_at_once, nodes_at_once, clusters_at_once, absent, each)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every option in force."""
+        options = self.options
+        return {
+            "nodes": options.nodes, "rule": options.rule, "rank": options.rank, "mixture": options.mixture,
+            "condition": options.condition, "clusters": options.clusters, "background_rank": options.background_rank,
+            "seed": options.seed, "rows_at_once": self.rows_at_once, "nodes_at_once": self.nodes_at_once,
+        }  # fmt: skip
 
     @property
     def mixture(self) -> int:

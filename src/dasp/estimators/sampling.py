@@ -29,8 +29,8 @@ class PermutationSampling(Estimator):
     a row. Unbiased; values add up to output - base value for any number of permutations. Standard errors come from the
     pairs, which are independent; with one pair there are none.
 
-    For another semivalue than Shapley's, every contribution is weighted by its size's share over 1/n: still unbiased; the sum
-    is then what it is.
+    For another semivalue every contribution is weighted by n times its size's share: still unbiased, but the values need not
+    add up.
 
     Every row gets the same permutations, drawn from the seed alone, so a row's values do not depend on the batch it is
     in. Each row's standard errors are valid; errors of different rows are correlated.
