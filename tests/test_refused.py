@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 import dasp
 from dasp.propagate import Support
 from dasp.remedies import BRANCH, CHOICE, NUMBER, ORDERED, PLACES, POSITIONS, RANDOM, SHAPE, USUAL, instead, refusal
-from dasp.rules import RULES, moves
 
 PLAYERS = 8
 Part = Callable[[Tensor], Tensor]
@@ -233,35 +231,6 @@ def test_places_of_maxima_are_known_while_one_player_owns_a_window(monkeypatch: 
     truth = dasp.Explainer(model, 0.0, players=players, method=dasp.Exact())(x).per_player
     found = dasp.Explainer(model, 0.0, players=players, method=dasp.Propagation(rank="full"))(x).per_player
     assert (found - truth).norm() < 0.01 * truth.norm()
-
-
-@torch.library.custom_op("dasp_tests::backwards", mutates_args=())
-def backwards(x: Tensor) -> Tensor:
-    """An operation without a derivative."""
-    return x.flip(1).clone()
-
-
-@backwards.register_fake
-def _(x: Tensor) -> Tensor:
-    return torch.empty_like(x)
-
-
-class Backwards(nn.Module):
-    def forward(self, x: Tensor) -> Any:
-        return torch.ops.dasp_tests.backwards(x * torch.arange(1.0, 5.0)).cumsum(1)[:, 1:2].tanh()
-
-
-def test_a_rule_without_a_derivative_and_a_rule_that_fails() -> None:
-    op = torch.ops.dasp_tests.backwards.default
-    moves(op)
-    explainer = dasp.Explainer(nn.Sequential(nn.Linear(8, 4), Backwards()), 0.0)
-    with pytest.raises(dasp.RuleFault, match=r"cannot be differentiated.*register_autograd"):
-        explainer(torch.randn(2, 8))
-    rule = RULES._rules.pop(op)
-    RULES.add(replace(rule, apply=lambda *args, **kwargs: 1 / 0))
-    with pytest.raises(dasp.RuleFault, match=r"rule of dasp_tests.backwards.default failed in layer 1: ZeroDivisionError"):
-        explainer(torch.randn(2, 8))
-    RULES._rules.pop(op)  # every rule of the registry is measured elsewhere
 
 
 class FromIds(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,9 +11,12 @@ import torch
 from torch import Tensor
 
 from .attribution import RESERVED
-from .errors import InputError, InputTypeError
+from .errors import CompletenessWarning, InputError, InputTypeError
 from .estimators import Estimator
 from .semivalues import Weighting
+
+WIDE_GAP = 0.1
+"""Completeness gap, relative to the sum of magnitudes, that is worth a warning."""
 
 
 def plain(x: Tensor) -> Tensor:
@@ -98,4 +102,18 @@ def check_semivalue(semivalue: Any, method: Estimator | None) -> None:
         raise InputError(
             f"semivalue: {type(method).__name__} computes Shapley values only. Use method=dasp.Propagation(), "
             "dasp.Exact() or dasp.PermutationSampling()."
+        )
+
+
+def warn_of_gap(gap: Tensor) -> None:
+    """Say so where values do not add up by far; the gap (B, T) itself is in the result."""
+    wide = (gap.abs() > WIDE_GAP).any(1).nonzero()[:, 0].tolist()
+    if wide:
+        listed = ", ".join(map(str, wide[:8])) + (", ..." if len(wide) > 8 else "")
+        warnings.warn(
+            f"the values of {len(wide)} row(s) ({listed}) do not add up to output - base value: result.gap is up to "
+            f"{float(gap.abs().max()):.0%} of their magnitudes. The moments are too coarse for this network: see "
+            "result.audit(), and take method=dasp.Refine(), which goes on until the error is small.",
+            CompletenessWarning,
+            stacklevel=4,
         )

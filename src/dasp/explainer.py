@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
-import warnings
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +16,20 @@ from .attribution import Attribution, player_names
 from .audit import audit
 from .background import Background, PerRow
 from .background_game import BackgroundGame
-from .checks import as_json, check_finite, check_semivalue, checked_names, further, mask_of, native, plain, with_graphs
-from .errors import CompletenessWarning, InputError, InputTypeError
+from .baselines import baselines_of
+from .checks import (
+    as_json,
+    check_finite,
+    check_semivalue,
+    checked_names,
+    further,
+    mask_of,
+    native,
+    plain,
+    warn_of_gap,
+    with_graphs,
+)
+from .errors import InputError, InputTypeError
 from .estimators import Estimate, Estimator, Propagation
 from .game import Game, Players, evaluate_rows
 from .interactions import Asked, Interactions, Pairs
@@ -34,8 +43,6 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 GIB = 2**30
-WIDE_GAP = 0.1
-"""Completeness gap, relative to the sum of magnitudes, that is worth a warning."""
 
 Array = Tensor | np.ndarray[Any, Any]
 Baseline = float | Array | PerRow
@@ -155,7 +162,7 @@ class Explainer:
                 torch.cuda.synchronize(game.device)
             end = time.perf_counter()
             if estimate.propagations and self.semivalue is None:
-                _warn_of_gap(_gap(estimate.values, game))
+                warn_of_gap(_gap(estimate.values.detach(), game))
             seconds = {"prepare": ready - start, "estimate": end - ready, "total": end - start}
             return self._attribution(game, estimate, target, isinstance(inputs, tuple), seconds)
 
@@ -333,41 +340,11 @@ class Explainer:
 
     def _baselines(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | Background:
         """(1 or B, *shape_i) for every input, or a background."""
-        asked = self.baseline
-        several = isinstance(asked, tuple)
-        if isinstance(asked, tuple):
-            if len(asked) != len(inputs):
-                raise InputError(f"baseline: {len(asked)} baselines for {len(inputs)} input(s). Give one for each.")
-            parts = asked
-        elif isinstance(asked, PerRow) and len(inputs) > 1:
-            raise InputError(f"baseline: one PerRow for {len(inputs)} inputs. Give a tuple with one baseline for each.")
-        elif isinstance(asked, Tensor | np.ndarray) and asked.ndim and len(inputs) > 1:
-            raise InputError(f"baseline: one tensor for {len(inputs)} inputs. Give a tuple with one baseline for each.")
-        else:
-            parts = (asked,) * len(inputs)
-        names = [f"baseline[{i}]" if several else "baseline" for i in range(len(parts))]
-        found = tuple(self._baseline(part, x, name) for part, x, name in zip(parts, inputs, names, strict=True))
-        alone = [isinstance(part, PerRow) or len(rows) == 1 for part, rows in zip(parts, found, strict=True)]
-        return found if all(alone) else self._background(parts, found, names)
+        found, background = baselines_of(self.baseline, inputs, self._tensor, self.method)
+        return self._background(found) if background else found
 
-    def _background(self, parts: tuple[Any, ...], rows: tuple[Tensor, ...], names: list[str]) -> Background:
-        if any(isinstance(part, PerRow) for part in parts):
-            raise InputError("baseline: PerRow beside a background. Give one baseline a row for every input, or a background.")
-        count = max(len(part) for part in rows)
-        for part, name in zip(rows, names, strict=True):
-            if len(part) not in (1, count):
-                raise InputError(
-                    f"{name}: a background of {len(part)} rows, but another input's has {count}. Row j of each goes together: "
-                    "give every input as many."
-                )
-        other = _needs_one_baseline(self.method)
-        if other is not None:
-            raise InputError(
-                f"baseline: {type(other).__name__} explains against one baseline, and this is a background of {count} rows. "
-                "Use dasp.Propagation(), dasp.PermutationSampling() or, for few players, dasp.Exact(); or give one row, or "
-                "dasp.PerRow(...) for one baseline a row."
-            )
-        whole = tuple(part.expand(count, *part.shape[1:]) for part in rows)
+    def _background(self, whole: tuple[Tensor, ...]) -> Background:
+        """The one of the last call where it has the same rows, with what was made of it."""
         known = self._known
         same = known is not None and all(
             a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
@@ -376,36 +353,6 @@ class Explainer:
         if known is None or not same:
             self._known = known = Background(tuple(part.clone() for part in whole))
         return known
-
-    def _baseline(self, part: Any, x: Tensor, name: str) -> Tensor:
-        each = isinstance(part, PerRow)
-        part = part.rows if isinstance(part, PerRow) else part
-        if isinstance(part, bool) or not isinstance(part, int | float | np.number | Tensor | np.ndarray):
-            raise InputTypeError(
-                f"{name}: expected a number, a tensor, a numpy array or dasp.PerRow, got {type(part).__name__}."
-            )
-        if isinstance(part, int | float | np.number):
-            return _full(float(part), x, name)
-        base = self._tensor(part, name)
-        if base.dtype != x.dtype:
-            raise InputError(f"{name}: {base.dtype}, but the input is {x.dtype}. Use baseline.to({x.dtype}).")
-        if base.device != x.device:
-            raise InputError(f"{name}: on {base.device}, but the input is on {x.device}. Move it there.")
-        if base.ndim == 0:
-            base = base.expand(x.shape[1:])
-        if base.ndim == x.ndim - 1 and not each:
-            base = base.unsqueeze(0)
-        if base.shape[1:] != x.shape[1:] or base.ndim != x.ndim or (each and len(base) != len(x)):
-            wanted = f"{tuple(x.shape)}, one baseline for each row" if each else (
-                f"{tuple(x.shape[1:])}, or a background of rows of that shape, (rows, {', '.join(map(str, x.shape[1:]))})"
-            )
-            raise InputError(
-                f"{name}: shape {tuple(part.shape)} does not fit an input of shape {tuple(x.shape)}. Give {wanted}."
-            )
-        if not len(base):
-            raise InputError(f"{name}: a background without rows. Give at least one.")
-        check_finite(base, name)
-        return base
 
     def _output_shape(self, inputs: tuple[Tensor, ...], extra: tuple[Any, ...]) -> tuple[int, ...]:
         # Two rows tell the shape; one row alone may be treated specially by an exported program.
@@ -461,40 +408,6 @@ class Explainer:
             seconds=seconds,
             as_tuple=as_tuple,
             auditor=partial(audit, game),
-        )
-
-
-def _needs_one_baseline(method: Estimator) -> Estimator | None:
-    """The method itself, or one it uses as a prior, if it does not take a background."""
-    if not method.takes_background:
-        return method
-    options: list[object] = [getattr(method, field.name) for field in fields(method)] if is_dataclass(method) else []
-    return next((bad for one in options if isinstance(one, Estimator) if (bad := _needs_one_baseline(one))), None)
-
-
-def _full(number: float, x: Tensor, name: str) -> Tensor:
-    """A number as the baseline of an input (B, *shape), (1, *shape)."""
-    if not math.isfinite(number):
-        raise InputError(f"{name}: must be finite, got {number}.")
-    if not x.is_floating_point() and number != int(number):
-        raise InputError(f"{name}: {number} cannot stand in for an input of {x.dtype}. Give a whole number.")
-    limits = torch.finfo(x.dtype) if x.is_floating_point() else torch.iinfo(x.dtype)
-    if not limits.min <= number <= limits.max:
-        raise InputError(f"{name}: {number:g} is beyond the range of the input's {x.dtype}.")
-    return torch.full((1, *x.shape[1:]), number, dtype=x.dtype, device=x.device)
-
-
-def _warn_of_gap(gap: Tensor) -> None:
-    """Say so where values do not add up by far; the gap (B, T) itself is in the result."""
-    wide = (gap.abs() > WIDE_GAP).any(1).nonzero()[:, 0].tolist()
-    if wide:
-        listed = ", ".join(map(str, wide[:8])) + (", ..." if len(wide) > 8 else "")
-        warnings.warn(
-            f"the values of {len(wide)} row(s) ({listed}) do not add up to output - base value: result.gap is up to "
-            f"{float(gap.abs().max()):.0%} of their magnitudes. The moments are too coarse for this network: see "
-            "result.audit(), and take method=dasp.Refine(), which goes on until the error is small.",
-            CompletenessWarning,
-            stacklevel=4,
         )
 
 

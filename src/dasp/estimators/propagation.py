@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..errors import InputError, InputTypeError, MemoryBoundError, NumericsError
+from ..errors import InputError, InputTypeError, NumericsError
 from ..game import Game, take_rows
 from ..gaussian import Gaussian
 from ..graph import Graph
@@ -18,27 +18,16 @@ from ..propagate import Plan, make_plan, propagate, refuse_infinite
 from ..special import legendre, lobatto
 from .absent import Absent, both_ends, repeated
 from .base import Estimate, Estimator
+from .decisions import LEGENDRE, LOBATTO, decided, too_large
 from .directions import active_directions
 from .mixed import Mixed
-from .preparation import attends, bytes_per_row, check_graph, gradient
+from .preparation import check_graph, gradient
 from .sampling import check_seed
 from .second import differentiable_values, propagated_interactions
 
-LOBATTO = "lobatto"
-LEGENDRE = "legendre"
-FULL_PLAYERS = 64
-"""Up to this many players, every player has a factor of its own and the exact ends are affordable."""
 MOST_NODES = 1024
-DEFAULT_RANK = 64
-MOST_PLAYERS_WITH_RANK = 4096
 CACHED = 128 * 2**20
 """Bytes of one pass on a CPU; larger passes leave its caches and are slower."""
-ENUMERATED_PLAYERS = 6
-"""Up to this many players the default enumerates all states, which is exact and costs no more."""
-MIXED_PLAYERS = 32
-"""Up to this many players the default enumerates one; of more, one is too small a part."""
-OVERHEAD = 3
-"""What conditioning and several targets may take on top of a plain rank."""
 MOST_ROWS = 4096
 """Rows (samples times nodes times states) in one pass; more gains nothing."""
 
@@ -202,12 +191,12 @@ class _Work:
         absent = Absent.of(game, graph, options.clusters, options.background_rank)
         if absent.clusters is not None:
             options = replace(options, clusters=absent.count, background_rank=absent.rank)
-        options, each = _decided(options, game, plan, absent)
+        options, each = decided(options, game, plan, absent)
         nodes = _quadrature(options, game)
         states = 2 ** (options.mixture or 0)
         fit = int(game.memory / each)
         if fit < states:
-            raise _too_large(options, each * states, game.memory)
+            raise too_large(options, each * states, game.memory)
         together = max(1, len(nodes.inner))
         if game.device.type == "cpu":
             fit = min(fit, max(states, int(CACHED / each)))
@@ -369,80 +358,3 @@ def _states(mixture: int, device: torch.device) -> Tensor:
 
 def _sampled_gradients(rank: int | str | None) -> int:
     return 4 * rank if isinstance(rank, int) else 0
-
-
-def _too_large(options: Propagation, needed: float, memory: int) -> MemoryBoundError:
-    return MemoryBoundError(
-        f"one row at one node needs {needed / 2**20:,.3g} MiB with rank {options.rank} and mixture {options.mixture}, and the "
-        f"memory bound is {memory / 2**20:,.3g} MiB. Raise memory=, or lower rank= or mixture=."
-    )
-
-
-def _untouched(options: Propagation) -> bool:
-    """Whether nothing was chosen but the seed."""
-    return replace(options, seed=0, clusters=None, background_rank=None) == Propagation()
-
-
-def _decided(options: Propagation, game: Game, plan: Plan, absent: Absent) -> tuple[Propagation, float]:
-    """The options with every None decided, and the bytes of one row at one node with them.
-
-    Raises:
-        MemoryBoundError: the rank asked for does not fit by far.
-    """
-    n = game.players.count
-    key = (plan.graph, game.players.key, game.targets.count, absent.rank)
-
-    def measured(rank: str | int, conditioned: bool) -> float:
-        return game.model.keep(
-            (*key, rank, conditioned), lambda: bytes_per_row(game, plan, rank, absent, conditioned=conditioned)
-        )
-
-    whole = _untouched(options) and absent.clusters is None and n <= ENUMERATED_PLAYERS
-    if whole and 2**n * measured(0, False) <= game.memory:
-        rule, nodes = (LEGENDRE, 1) if at_one_point(game) else (LOBATTO, 5)
-        options = replace(options, rule=rule, nodes=nodes, rank=0, mixture=n, condition=False)
-        return options, measured(0, False)
-    none, one, three = (measured(rank, False) for rank in (0, 1, 3))
-    per_factor = max((three - one) / 2, 0.0)
-    small = n <= FULL_PLAYERS
-    # Exact ends would cost with every row of a background.
-    ends = small and (options.nodes or 2) > 1 and not at_one_point(game) and absent.clusters is None
-    rule = options.rule or (LOBATTO if ends else LEGENDRE)
-    rank: int | str
-    if options.rank is not None:
-        rank = options.rank if isinstance(options.rank, str) else min(options.rank, n)
-    else:
-        fit = int((game.memory / OVERHEAD - none) / per_factor) if per_factor else n
-        wanted = n if small else DEFAULT_RANK if n <= MOST_PLAYERS_WITH_RANK else 0
-        allowed = max(0, min(wanted, fit))
-        rank = FULL if allowed == n else allowed
-    condition = rank == FULL if options.condition is None else options.condition
-    if condition and rank != FULL:
-        raise InputError(
-            f"condition=True needs a factor for every player, and the memory bound allows rank {rank}; raise memory="
-        )
-    mixture = options.mixture
-    if mixture is None:
-        affordable = n <= MIXED_PLAYERS and 2 * measured(rank, condition) <= game.memory
-        mixture = int((rule == LOBATTO or (small and at_one_point(game))) and rank == FULL and affordable)
-    usual = 1 if at_one_point(game) else 3 if absent.clusters is not None else _usual_nodes(rule, mixture, plan)
-    nodes = options.nodes or usual
-    options = replace(options, rule=rule, nodes=nodes, rank=rank, mixture=mixture, condition=condition)
-    guess = none + per_factor * (n if rank == FULL else int(rank))
-    if guess > game.memory:
-        raise _too_large(options, guess, game.memory)
-    return options, measured(rank, condition)
-
-
-def at_one_point(game: Game) -> bool:
-    """Whether one node is all the quadrature that the semivalue takes."""
-    return game.semivalue is not None and game.semivalue.at_one_point
-
-
-def _usual_nodes(rule: str, mixture: int, plan: Plan) -> int:
-    """How many nodes are worth their cost."""
-    if rule == LEGENDRE:
-        return 4
-    if not mixture:
-        return 5
-    return 3 if attends(plan) else 4

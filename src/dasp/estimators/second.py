@@ -1,6 +1,7 @@
 """Derivatives of the propagated extension beyond the first: interactions of players, and values that have a gradient.
 
-Both need the propagated `F(q + shift)` as a differentiable function of every player's shift, enumerated ones among them: their states' probabilities follow the shift too, so that their derivatives are exact differences.
+Both need the propagated `F(q + shift)` as a differentiable function of every player's shift, enumerated ones among them: their
+states' probabilities follow the shift too, so that their derivatives are exact differences.
 """
 
 from __future__ import annotations
