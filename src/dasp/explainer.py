@@ -46,8 +46,8 @@ class Explainer:
         baseline: what an absent player's elements hold. A number; a tensor of the input's shape without batch axis, or
             with a leading axis of 1; or a background, J > 1 rows of data (J, *shape), whatever the size of the batch: then a
             coalition is worth the mean output over the rows that fill in the others' elements (interventional Shapley
-            values), and values add up to output - mean output over the background. `dasp.PerRow(tensor)` gives each row to
-            explain a baseline of its own. Several inputs take a tuple of these; row j of each background goes together.
+            values), and values add up to output - mean output over the background. `dasp.PerRow(tensor)` gives each row
+            that is explained a baseline of its own. Several inputs take a tuple of these; row j of each goes together.
         method: the estimator; moment propagation by default.
         players: None for every element; an integer tensor as captum's `feature_mask` (a tuple of them for several
             inputs); or a layout from `dasp.players`.
@@ -275,13 +275,15 @@ class Explainer:
 
     def _background(self, parts: tuple[Any, ...], rows: tuple[Tensor, ...], names: list[str]) -> Background:
         if any(isinstance(part, PerRow) for part in parts):
-            raise InputError("baseline: PerRow beside a background. Give one baseline a row for every input, or a background.")
+            raise InputError(
+                "baseline: PerRow beside a background. Give one baseline a row for every input, or a background."
+            )
         count = max(len(part) for part in rows)
         for part, name in zip(rows, names, strict=True):
             if len(part) not in (1, count):
                 raise InputError(
-                    f"{name}: a background of {len(part)} rows, but another input's has {count}. Row j of each goes together: "
-                    "give every input as many."
+                    f"{name}: a background of {len(part)} rows, but another input's has {count}. Row j of each goes "
+                    "together: give every input as many."
                 )
         other = _needs_one_baseline(self.method)
         if other is not None:

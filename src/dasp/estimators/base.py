@@ -34,9 +34,9 @@ class Estimator(ABC):
     """A way to compute Shapley values. Concrete estimators are frozen dataclasses with keyword-only options.
 
     Attributes:
-        takes_background: whether it plays the game against a background (`dasp.background_game.BackgroundGame`), whose values
-            are means over many rows. One that only asks `game.table`, `game.values` and the ends does; one that reads
-            `game.baselines` must know. An estimator that does not say so is refused.
+        takes_background: whether it plays the game against a background (`dasp.background_game.BackgroundGame`), whose
+            values are means over many rows. One that only asks `game.table`, `game.values` and the ends does; one that reads
+            `game.baselines` must know of it. An estimator that does not say so is refused.
     """
 
     takes_background: ClassVar[bool] = False

@@ -256,10 +256,10 @@ class _Work:
         return torch.cat(first, 1).transpose(1, 2), torch.cat(last, 1).transpose(1, 2)
 
     def _nodes(
-        self, rows: Tensor, clusters: Tensor, q: Tensor, w: Tensor, rank: str | Tensor | None, mixed: Mixed, targets: list[int],
-        states: Tensor, folded: Any,
+        self, rows: Tensor, clusters: Tensor, q: Tensor, w: Tensor, rank: str | Tensor | None, mixed: Mixed,
+        targets: list[int], states: Tensor, folded: Any,
     ) -> Tensor:  # fmt: skip
-        """The share of some nodes in the values of some rows and targets, from each of some clusters, (rows, K, targets, n)."""
+        """The share of some nodes in the values of some rows and targets, from some clusters, (rows, K, targets, n)."""
         game, h, each = self.game, self.mixture, len(clusters)
         rows, cluster, mixed = rows.repeat_interleave(each), clusters.repeat(len(rows)), mixed.repeated(each)
         if isinstance(rank, Tensor):
@@ -308,8 +308,8 @@ class _Work:
     def _fixed(
         self, rows: Tensor, cluster: Tensor, mixed: Mixed, states: Tensor
     ) -> tuple[list[Tensor | Gaussian], list[Tensor], Tensor | None]:
-        """Both ends of the inputs with the mixed players held in each of their states, (states * rows, *input) each, and who is
-        not held, (states * rows, n)."""
+        """Both ends of the inputs with the mixed players held in each of their states, (states * rows, *input) each, and who
+        is not held, (states * rows, n)."""
         game = self.game
         off = [repeated(part, len(states)) for part in self.absent.off(rows, cluster)]
         on = [repeated(x[rows], len(states)) for x in game.inputs]
@@ -359,7 +359,8 @@ def _decided(options: Propagation, game: Game, plan: Plan, absent: Absent) -> tu
             (*key, rank, conditioned), lambda: bytes_per_row(game, plan, rank, absent, conditioned=conditioned)
         )
 
-    if _untouched(options) and absent.clusters is None and n <= ENUMERATED_PLAYERS and 2**n * measured(0, False) <= game.memory:
+    usual = _untouched(options) and absent.clusters is None
+    if usual and n <= ENUMERATED_PLAYERS and 2**n * measured(0, False) <= game.memory:
         options = replace(options, rule=LOBATTO, nodes=5, rank=0, mixture=n, condition=False)
         return options, measured(0, False)
     none, one, three = (measured(rank, False) for rank in (0, 1, 3))
