@@ -2,10 +2,10 @@
 
     python benchmarks/background.py [--data FOLDER] [--rows 100] [--inputs 10] [--only NAME] [--out out/background]
 
-An MLP on Parkinsons Telemonitoring (18 players), one on breast cancer (30) and one on 8 x 8 digits (64; sklearn has both data
-sets), trained here. True values: all coalitions of Parkinson, with every row of the background; two independent samples of
-the others, whose products with what is left over give errors without the error of the samples. Prints Markdown tables of the
-mean relative error and the time an input, all inputs in one batch, and writes them to background.md under --out.
+An MLP on Parkinsons Telemonitoring (18 players), one on breast cancer (30) and one on 8 x 8 digits (64; sklearn has both
+data sets), trained here. True values: all coalitions of Parkinson, with every row of the background; two independent samples of
+the others, whose products with what is left over give errors without the error of the samples. Prints a Markdown table of the
+mean relative error and the time an input, all inputs in one batch, and writes it to background.md under --out.
 """
 
 from __future__ import annotations
@@ -169,15 +169,23 @@ def timed(run: Callable[[], Tensor], inputs: int, repeats: int = 3) -> tuple[Ten
     return values, 1e3 * best / inputs
 
 
-def table(problem: Problem) -> str:
-    """All methods on one problem, as a Markdown table."""
-    lines = [f"**{problem.name}**, {problem.inputs.shape[1]} players, {len(problem.background)} rows", ""]
-    lines += ["| method | relative error | rank correlation | time an input |", "| --- | ---: | ---: | ---: |"]
+@dataclass(frozen=True)
+class Line:
+    """What one method gave on one problem."""
+
+    error: float
+    rank: float
+    ms: float
+
+
+def measured(problem: Problem) -> dict[str, Line]:
+    """All methods on one problem."""
+    lines: dict[str, Line] = {}
 
     def line(name: str, run: Callable[[], Tensor], repeats: int = 3) -> None:
         values, ms = timed(run, len(problem.inputs), repeats)
-        lines.append(f"| {name} | {problem.error(values):.3f} | {problem.rank(values):.3f} | {ms:.3g} ms |")
-        print(lines[-1], flush=True)
+        lines[name] = Line(problem.error(values), problem.rank(values), ms)
+        print(problem.name, name, lines[name], flush=True)
 
     def ours(method: dasp.Estimator, baseline: Tensor) -> Callable[[], Tensor]:
         explainer = dasp.Explainer(problem.model, baseline, method=method)
@@ -185,11 +193,27 @@ def table(problem: Problem) -> str:
 
     for name, method in METHODS.items():
         line(name, ours(method, problem.background))
-    line("`Propagation()` from the mean of the rows", ours(dasp.Propagation(), problem.background.mean(0)))
+    line("`Propagation()` from the mean row", ours(dasp.Propagation(), problem.background.mean(0)))
     line("expected gradients, all rows", lambda: expected_gradients(problem))
-    for permutations in (1, 2, 4):
-        name = f"shap PermutationExplainer, {permutations} permutation(s) and reverse"
-        line(name, lambda p=permutations: permutation_explainer(problem, p), 1)  # type: ignore[misc]
+    for count in (1, 2, 4):
+        name = f"shap PermutationExplainer, {2 * count} permutations"
+        line(name, lambda c=count: permutation_explainer(problem, c), 1)  # type: ignore[misc]
+    return lines
+
+
+def table(found: dict[str, dict[str, Line]]) -> str:
+    """A Markdown table: methods down, problems across."""
+    titles = {"Parkinson": "Parkinson, 18", "breast cancer": "breast cancer, 30", "digits": "digits, 64"}
+    lines = ["| method | " + " | ".join(titles[name] for name in found) + " |"]
+    lines.append("| --- |" + " ---: |" * len(found))
+    for method in next(iter(found.values())):
+        each = [found[name][method] for name in found]
+        cells = [f"{one.error:.3f}, {one.ms:.1f} ms" if one.ms < 10 else f"{one.error:.3f}, {one.ms:.0f} ms" for one in each]
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    lines += ["", "Rank correlations: " + "; ".join(
+        f"{method} " + ", ".join(f"{found[name][method].rank:.3f}" for name in found)
+        for method in next(iter(found.values()))
+    ) + "."]  # fmt: skip
     return "\n".join(lines)
 
 
@@ -205,7 +229,7 @@ def main() -> None:
     cache = options.out / "cache"
     settings = Settings(files=DataFolder.find(options.data, cache / "data"), cache=cache)
     names = [options.only] if options.only else ["Parkinson", "breast cancer", "digits"]
-    text = "\n\n".join(table(problem(name, settings, options.rows, options.inputs)) for name in names)
+    text = table({name: measured(problem(name, settings, options.rows, options.inputs)) for name in names})
     print(text)
     write_text(options.out / "background.md", text + "\n")
 

@@ -28,7 +28,8 @@ def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tens
 def mlp(players: int = N, seed: int = 0, outputs: int = 2) -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return nn.Sequential(nn.Linear(players, 24), nn.ReLU(), nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, outputs)).double()
+        layers = nn.Linear(players, 24), nn.ReLU(), nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, outputs)
+        return nn.Sequential(*layers).double()
 
 
 X, ROWS = draw(3, N, seed=1), draw(J, N, seed=2)
@@ -340,7 +341,8 @@ def test_near_the_truth_and_nearer_with_more_clusters(dtype: torch.dtype) -> Non
 
 def test_alone_as_in_a_batch_and_again() -> None:
     model, x, rows = wide()
-    for method in (dasp.Propagation(mixture=1), dasp.Propagation(rank=3), dasp.PermutationSampling(), dasp.VertexGradients()):
+    sampled = dasp.PermutationSampling(), dasp.VertexGradients()
+    for method in (dasp.Propagation(mixture=1), dasp.Propagation(rank=3), *sampled):
         explainer = dasp.Explainer(model, rows, method=method)
         found = explainer(x, [0, 1]).per_player
         assert torch.equal(found, explainer(x, [0, 1]).per_player)

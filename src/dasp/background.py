@@ -125,8 +125,8 @@ class Background:
         if not all(part.is_floating_point() for part in self.rows):
             raise InputError(
                 "baseline: a background of whole numbers (token ids, categories) has no mean and no variance. Take "
-                f"dasp.Propagation(clusters={self.count}), which propagates from every row, with as few rows as you need; or "
-                "dasp.PermutationSampling(); or explain the embeddings."
+                f"dasp.Propagation(clusters={self.count}), which propagates from every row, with as few rows as you need; "
+                "or dasp.PermutationSampling(); or explain the embeddings."
             )
         rows = self._flat
         scale = torch.cat([part.flatten() for part in metric]).double()
@@ -192,7 +192,7 @@ def _lloyd(rows: Tensor, count: int, generator: torch.Generator) -> tuple[float,
 
 
 def _started(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """First centres, far from each other: each is drawn with a chance in proportion to its squared distance from the others."""
+    """First centres, far from each other: each is drawn in proportion to its squared distance from those before it."""
     chosen = [0]
     away = _distances(rows, rows[:1])[:, 0]
     for _ in range(count - 1):

@@ -16,18 +16,20 @@ from .law import CoalitionLaw, spread
 class BackgroundLaw(CoalitionLaw):
     """A `CoalitionLaw` whose absent players hold `m + sum_r C_r e_r + noise`, the same normal e_r for all of them.
 
-    With p the presence of an element's player, its background adds loadings `(1 - p) C_r`, and independently, for two
-    elements of one player as `E (1 - z)^2 = 1 - p` asks for, covariance `p (1 - p) C_r C_r'` and variance `(1 - p) rest`. The
+    With p the presence of an element's player, its background adds loadings `(1 - p) C_r`, and independently, as for two
+    elements of one player `E (1 - z)^2 = 1 - p` asks for, covariance `p (1 - p) C_r C_r'` and variance `(1 - p) rest`. The
     moments are exact. The factors come after those of the players; where every element has a player and a factor of its own,
     this factor also carries the `p (1 - p)` parts.
 
     Args:
         nodes, shift, options: as for `CoalitionLaw`.
         rank_behind: number of factors of the background, at least 1.
-        free: for each sample and player, 1 where it is random, 0 where it is held in one state, (B, n); None: all are random.
+        free: for each sample and player, 1 where it is random, 0 where it is held in a state, (B, n); None: all are random.
     """
 
-    def __init__(self, nodes: Tensor, shift: Tensor, *, rank_behind: int, free: Tensor | None = None, **options: Any) -> None:
+    def __init__(
+        self, nodes: Tensor, shift: Tensor, *, rank_behind: int, free: Tensor | None = None, **options: Any
+    ) -> None:
         super().__init__(nodes, shift, **options)
         self.rank_behind = rank_behind
         self.free = free

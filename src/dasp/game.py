@@ -157,7 +157,8 @@ class Game:
         """Evaluate a row and its baseline in other company than before, and refuse other values."""
         nobody = torch.zeros(self.batch, self.players.count, dtype=torch.bool, device=self.device)
         bases = self.masked(torch.arange(self.batch, device=self.device), nobody)
-        moved = torch.stack([(x != b).reshape(self.batch, -1).sum(1) for x, b in zip(self.inputs, bases, strict=True)]).sum(0)
+        away = [(x != b).reshape(self.batch, -1).sum(1) for x, b in zip(self.inputs, bases, strict=True)]
+        moved = torch.stack(away).sum(0)
         row = int(moved.argmax())
         if not int(moved[row]):
             return  # every input is its baseline: all values are 0, whatever the model

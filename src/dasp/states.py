@@ -1,4 +1,4 @@
-"""Operations on owned values, before players meet: both states run plainly, or the absent one by rules where it is random."""
+"""Operations on owned values, before players meet: both states run plainly; the absent one by rules where it is random."""
 
 from __future__ import annotations
 

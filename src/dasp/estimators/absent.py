@@ -105,8 +105,8 @@ class Absent:
 def slopes(game: BackgroundGame, graph: Graph) -> list[Tensor]:
     """How much a step of each element moves the outputs: root mean square of the gradient, (*shape_i) for every input.
 
-    At random mixtures of two rows of the background, from a fixed seed; of all outputs together, with random signs. Ones where
-    the outputs hang on which row is explained, as clusters must not.
+    At random mixtures of two rows of the background, from a fixed seed; of all outputs together, with random signs. Ones
+    where the outputs hang on which row is explained, as clusters must not.
     """
     floating = all(b.is_floating_point() for b in game.baselines)
     if game.follows_rows or not floating:

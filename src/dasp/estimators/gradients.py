@@ -120,7 +120,7 @@ class VertexGradients(Estimator):
 
 
 class _Pairs:
-    """Coalitions S that stand for {S, N - S}, their weights, and which of `behind` rows of a background stand behind them: all
+    """Coalitions S that stand for {S, N - S}, their weights, and which of `behind` rows of a background they go with: all
     where there are no more than `wanted`, else drawn.
 
     Everything is on the CPU whatever the default device, so that a seed means the same coalitions everywhere.

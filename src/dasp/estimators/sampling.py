@@ -35,9 +35,9 @@ class PermutationSampling(Estimator):
     Every row gets the same permutations, drawn from the seed alone, so a row's values do not depend on the batch it is
     in. Each row's standard errors are valid; errors of different rows are correlated.
 
-    Against a background every pair draws one of its rows, each as often as the others where the number of pairs is a multiple
-    of theirs, and values add up to output - mean output at the rows that were drawn. Standard errors take the draws for
-    independent, and so err on the large side.
+    Against a background every pair draws one of its rows, each as often as the others where the number of pairs is a
+    multiple of theirs, and values add up to output - mean output at the rows that were drawn. Standard errors take the draws
+    for independent, and so err on the large side.
 
     Attributes:
         permutations: how many, an even number, reverses counted; with a tolerance, the most.
