@@ -103,7 +103,7 @@ class Centred(nn.Module):
     """A logit less the mean of all: what speaks against other classes counts too."""
 
     def forward(self, logits: Tensor) -> Tensor:
-        """The same shape."""
+        """(rows, classes) to the same."""
         return logits - logits.mean(1, keepdim=True)
 
 

@@ -92,6 +92,53 @@ def test_groups_and_convolutions(rank: Any) -> None:
     check(convolution().eval(), rows(2, 1, 6, 6), method=dasp.Propagation(rank=0))
 
 
+class Recurrent(nn.Module):
+    """An LSTM over eight steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.out = nn.LSTM(4, 6, batch_first=True), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.lstm(x)[0][:, -1])
+
+
+class Attending(nn.Module):
+    """A transformer layer over eight embedded tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Embedding(11, 8), nn.Linear(8, 2)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, activation="gelu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.layer(self.embed(x)).mean(1))
+
+
+@pytest.mark.parametrize("kind", [Recurrent, Attending])
+def test_deep_networks_by_their_weights_and_in_pairs(kind: type[nn.Module]) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = kind().double().eval()
+    words = torch.randint(1, 11, (2, 8), generator=torch.Generator().manual_seed(0))
+    x = rows(2, 8, 4) if kind is Recurrent else words
+    players = torch.arange(8).unsqueeze(1).expand(8, 4) if kind is Recurrent else torch.arange(8)
+    explainer = dasp.Explainer(model, 0, players=players)
+    weights = list(model.parameters())
+    steps = [torch.randn(w.shape, dtype=w.dtype, generator=torch.Generator().manual_seed(2)) for w in weights]
+    gradients = torch.autograd.grad(explainer(x, 0, create_graph=True).per_player.sin().sum(), weights)
+    found = sum(float((g * d).sum()) for g, d in zip(gradients, steps, strict=True))
+    sides = []
+    for step in (1e-6, -2e-6):
+        with torch.no_grad():
+            for weight, d in zip(weights, steps, strict=True):
+                weight.add_(step * d)
+        sides.append(float(explainer(x, 0).per_player.sin().sum()))
+    assert found == pytest.approx((sides[0] - sides[1]) / 2e-6, rel=1e-5)
+    exact = dasp.Explainer(model, 0, players=players, method=dasp.Exact()).interactions(x, 0).values
+    assert float((explainer.interactions(x, 0).values - exact).norm() / exact.norm()) < 0.1
+
+
 def test_gradcheck_by_the_input() -> None:
     explainer = dasp.Explainer(network(), 0.0)
     x = rows(1, 7).requires_grad_()

@@ -175,6 +175,8 @@ def test_what_cannot_be_is_refused() -> None:
         explained(dasp.Banzhaf(), dasp.Propagation(rule="lobatto", nodes=2))
     with pytest.raises(InputTypeError, match=r"Write Banzhaf\(...\)"):
         explained(dasp.Banzhaf)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="2,000 sizes"):
+        dasp.Semivalue.of_sizes([1 / 2000] * 2000)
     with pytest.raises(InputTypeError, match="alpha: expected a number"):
         dasp.BetaShapley("1", 1)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="axioms of the Shapley value"):

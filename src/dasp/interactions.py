@@ -145,8 +145,8 @@ class Asked:
         if needed > memory:
             raise MemoryBoundError(
                 f"the interactions of {len(self.players):,} players with {n:,} in {rows} row(s) need "
-                f"{needed / 2**20:,.0f} MiB, and the memory bound is {memory / 2**20:,.0f} MiB. Ask for one player (pairs=3) "
-                "or some pairs, for fewer rows at once, group elements into players, or raise memory=."
+                f"{needed / 2**20:,.0f} MiB, and the memory bound is {memory / 2**20:,.0f} MiB. Ask for one player (pairs=3) or"
+                " some pairs, for fewer rows at once, group elements into players, or raise memory=."
             )
 
     def taken(self, found: Tensor) -> tuple[Tensor, Tensor | None]:

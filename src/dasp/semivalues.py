@@ -23,6 +23,8 @@ Array = npt.NDArray[np.float64]
 
 GRID = 400
 """Places at which a distribution of q may have mass, where it is looked for."""
+MOST_SIZES = 1000
+"""Weights of single coalitions among more players are below the range of a double."""
 MOST_LACKING = 1e-3
 """What the sizes' shares may miss in all (total variation) for a distribution of q to stand for them."""
 
@@ -178,6 +180,10 @@ class Semivalue(Weighting):
     def of_sizes(cls, shares: Sequence[float]) -> Semivalue:
         """From the share of each size, `C(n-1, k) p_k` for k = 0 to n - 1, which add up to 1."""
         n = len(shares)
+        if n > MOST_SIZES:
+            raise InputError(f"shares: {n:,} sizes, whose weights are too small for numbers; at most {MOST_SIZES:,}.")
+        for share in shares:
+            _check_number("shares", share)
         return cls(tuple(float(share) / math.comb(n - 1, k) for k, share in enumerate(shares)))
 
     def _ways_times_weights(self) -> Array:

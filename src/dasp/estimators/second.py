@@ -1,7 +1,7 @@
 """Derivatives of the propagated extension beyond the first: interactions of players, and values that have a gradient.
 
-Both need the propagated `F(q + shift)` as a differentiable function of every player's shift, enumerated ones among them: their
-states' probabilities follow the shift too, so that their derivatives are exact differences.
+Both need the propagated `F(q + shift)` as a differentiable function of every player's shift, enumerated ones among them: the
+probabilities of their states follow the shift too, so that their derivatives are exact differences.
 """
 
 from __future__ import annotations
@@ -250,7 +250,8 @@ def _refuse_large(work: _Work) -> None:
     if needed > game.memory:
         raise MemoryBoundError(
             f"create_graph keeps the graph of all {game.batch} rows, about {needed / 2**20:,.3g} MiB, and the memory bound "
-            f"is {game.memory / 2**20:,.3g} MiB. Raise memory=, explain fewer rows at once, or lower rank=, nodes= or mixture=."
+            f"is {game.memory / 2**20:,.3g} MiB. Raise memory=, explain fewer rows at once, or lower rank=, nodes= or "
+            "mixture=."
         )
 
 

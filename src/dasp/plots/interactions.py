@@ -30,8 +30,8 @@ def interactions(
 ) -> Axes:
     """Mean magnitude of every pair's interaction over the batch, or the signed interactions of row `index`.
 
-    Of a whole matrix the players with the largest sums of magnitudes are drawn, as a triangle with one cell for every pair; of
-    a signed one, red pairs reinforce each other, blue ones stand in for each other. Of chosen pairs the largest are bars.
+    Of a whole matrix the players with the largest sums of magnitudes are drawn, as a triangle with one cell for every pair;
+    of a signed one, red pairs reinforce each other, blue ones stand in for each other. Of chosen pairs the largest are bars.
 
     Args:
         result: what `Explainer.interactions` gives.
