@@ -218,3 +218,9 @@ def test_everything_stays_on_the_models_device(method: dasp.Estimator) -> None:
     assert {there.per_player.device.type, there.output.device.type, there.gap.device.type} == {"cuda"}
     assert torch.allclose(here.per_player, there.per_player.cpu())
     assert there.audit(100).high.device.type == "cuda"
+
+
+def test_moments_that_lost_the_network_are_refused() -> None:
+    x = 2.5 * torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
+    with pytest.raises(dasp.NumericsError, match=r"the moments have lost the network|not finite"):
+        dasp.Explainer(Kernel(), 0.0)(x)

@@ -26,6 +26,8 @@ from .sampling import check_seed
 from .second import differentiable_values, propagated_interactions
 
 MOST_NODES = 1024
+LOST = 100.0
+"""Times that a mean output may lie beyond what single players do before it counts as wrong."""
 CACHED = 128 * 2**20
 """Bytes of one pass on a CPU; larger passes leave its caches and are slower."""
 MOST_ROWS = 4096
@@ -246,11 +248,15 @@ class _Work:
         n, targets = game.players.count, game.targets.count
         total = torch.zeros(len(rows), targets, n, dtype=game.dtype, device=game.device)
         mixed = {Mixed.nobody(len(rows), game.device): list(range(targets))}
+        reach: Tensor | None = None
         if self.ended:
             first, last = self._ends(game if self.at_ends else self.absent.one_baseline(), rows)
             total = total + self.nodes.first * first + self.nodes.last * last
             size = game.outputs[rows].abs() + game.base_values[rows].abs()
             mixed = Mixed.by_target(first.abs() + last.abs(), self.mixture, size)
+            if self.absent.clusters is None:
+                whole = (game.outputs - game.base_values)[rows].abs()
+                reach = torch.maximum(first.abs().amax(-1), whole + last.abs().amax(-1))
         moved = game.moved(rows)
         if not len(self.nodes.inner):
             return total.where(moved, torch.zeros_like(total)), 0.0
@@ -265,7 +271,7 @@ class _Work:
             q, w = self.nodes.inner[index], self.nodes.weights[index]
             for held, some in mixed.items():
                 for part in torch.arange(self.absent.count, device=game.device).split(self.clusters_at_once):
-                    shares = self._nodes(rows, part, q, w, rank, held, some, states, folded)
+                    shares = self._nodes(rows, part, q, w, rank, held, some, states, folded, reach)
                     total[:, some] += torch.einsum("k,bktn->btn", self.absent.weights[part], shares)
         passes = float(len(self.nodes.inner) * 2**self.mixture * len(mixed) * self.absent.count)
         return total.where(moved, torch.zeros_like(total)), passes
@@ -284,9 +290,12 @@ class _Work:
 
     def _nodes(
         self, rows: Tensor, clusters: Tensor, q: Tensor, w: Tensor, rank: str | Tensor | None, mixed: Mixed, targets: list[int],
-        states: Tensor, folded: Any,
+        states: Tensor, folded: Any, reach: Tensor | None,
     ) -> Tensor:  # fmt: skip
-        """The share of some nodes in the values of some rows and targets, from each of some clusters, (rows, K, targets, n)."""
+        """The share of some nodes in the values of some rows and targets, from each of some clusters, (rows, K, targets, n).
+
+        `reach` (rows, T) is how far single players take the output from its base value, where that is known.
+        """
         game, h, each = self.game, self.mixture, len(clusters)
         rows, cluster, mixed = rows.repeat_interleave(each), clusters.repeat(len(rows)), mixed.repeated(each)
         if isinstance(rank, Tensor):
@@ -303,6 +312,8 @@ class _Work:
         ends = [repeated(x, len(q)) for x in off], [repeated(x, len(q)) for x in on]
         result = propagate(self.plan, law, *ends, extra, folded)
         values = game.targets.select(result.mean, every)[:, targets].reshape(len(q), count, len(rows), -1)
+        if reach is not None:
+            self._refuse_lost(rows, values.detach(), reach[:, targets], targets)
         chance = torch.where(states.bool(), q[:, None, None], 1 - q[:, None, None])  # (K, states, h)
         weights = w[:, None] * chance.prod(-1)
         share = []
@@ -323,6 +334,19 @@ class _Work:
             phi = phi.scatter_add(2, mixed.players.unsqueeze(1).expand(-1, phi.shape[1], -1), own)
         shares: Tensor = phi.detach().unflatten(0, (-1, each))
         return shares
+
+    def _refuse_lost(self, rows: Tensor, values: Tensor, reach: Tensor, targets: list[int]) -> None:
+        """Refuse mean outputs (K, states, rows, T) far beyond what the network gives: they are means of its outputs."""
+        base = self.game.base_values[rows][:, targets]
+        rounding = LOST * torch.finfo(base.dtype).eps * base.abs()
+        lost = ((values - base).abs().amax((0, 1)) > LOST * (reach + rounding)).any(1)
+        if bool(lost.any()):
+            row = int(rows[int(lost.nonzero()[0])])
+            raise NumericsError(
+                f"the propagated mean output of row {row} lies more than {LOST:.0f} times farther from the base value than any "
+                "single player takes the output: the moments have lost the network (an exp, a power or a quotient of widely "
+                "spread values). Use dasp.Refine(prior=None) or dasp.PermutationSampling(), which only evaluate it."
+            )
 
     @staticmethod
     def _held(j: int, states: Tensor, chance: Tensor, w: Tensor, values: Tensor) -> Tensor:
