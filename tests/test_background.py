@@ -55,7 +55,8 @@ def test_values_are_means_over_the_rows(memory: int) -> None:
     torch.testing.assert_close(found.per_player, mean_over_rows(model, X, ROWS, [0, 1], dasp.Exact()))
     torch.testing.assert_close(found.base_value, model(ROWS).mean(0).expand(3, 2).detach())
     assert found.evaluations == 2**N * J
-    assert found.background and torch.equal(found.baselines[0], ROWS)
+    assert found.background
+    assert torch.equal(found.baselines[0], ROWS)
     assert float(found.gap.abs().max()) < 1e-12
 
 
@@ -236,7 +237,8 @@ def test_moments_where_players_meet_are_exact(rank: Any, grouped: bool) -> None:
         torch.testing.assert_close(met.mean[here], mean)
         torch.testing.assert_close(met.var[here], covariance.diagonal(dim1=1, dim2=2))
         if isinstance(rank, str):  # and the covariances, but for what is independent: of groups the background's own
-            assert met.factors is not None and apart.factors is not None
+            assert met.factors is not None
+            assert apart.factors is not None
             found = torch.einsum("rbi,rbj->bij", met.factors[:, here], met.factors[:, here])
             away = (found - covariance).tril(-1).norm() / covariance.norm()
             assert float(away) < (0.3 if grouped else 0.1)
@@ -329,7 +331,9 @@ def test_near_the_truth_and_nearer_with_more_clusters(dtype: torch.dtype) -> Non
         method = dasp.Propagation(clusters=clusters)
         errors.append(relative(dasp.Explainer(model, rows, method=method)(x, [0, 1]).per_player, truth))
     assert errors[1] == relative(dasp.Explainer(model, rows)(x, [0, 1]).per_player, truth)
-    assert errors[0] < 0.13 and errors[1] < 0.06 and errors[2] < 0.03
+    assert errors[0] < 0.13
+    assert errors[1] < 0.06
+    assert errors[2] < 0.03
     assert errors[2] < errors[1] < errors[0]
     mean = relative(dasp.Explainer(model, rows.mean(0))(x, [0, 1]).per_player, truth)
     assert errors[1] < mean / 10
@@ -457,7 +461,8 @@ def test_memory_and_passes_do_not_grow_with_the_rows() -> None:
         results.append(explainer(x, 0))
     # What reads the rows once a call, to see whether they are still the same, makes nothing larger than a byte an element.
     assert peaks[1] <= peaks[0] + 10_000 * 8
-    assert results[0].propagations == results[1].propagations and results[0].evaluations == results[1].evaluations
+    assert results[0].propagations == results[1].propagations
+    assert results[0].evaluations == results[1].evaluations
 
 
 # Results, changes, faults
@@ -466,9 +471,11 @@ def test_memory_and_passes_do_not_grow_with_the_rows() -> None:
 def test_results_are_saved_and_say_that_they_have_a_background(tmp_path: Path) -> None:
     found = dasp.Explainer(mlp(), ROWS)(X, 0)
     assert "background=9 rows" in repr(found)
-    assert found.settings["clusters"] == 8 and found.settings["background_rank"] <= 4
+    assert found.settings["clusters"] == 8
+    assert found.settings["background_rank"] <= 4
     loaded = dasp.Attribution.load(found.save(tmp_path / "values"))
-    assert loaded.background and torch.equal(loaded.baselines[0], ROWS)
+    assert loaded.background
+    assert torch.equal(loaded.baselines[0], ROWS)
     assert repr(loaded) == repr(found)
     frame = found.to_frame()
     assert len(frame) == 3
@@ -546,6 +553,13 @@ def test_a_row_at_which_the_model_is_not_defined_is_named() -> None:
         dasp.Explainer(Root(), rows, method=dasp.Exact())(X.abs())
 
 
+def test_rows_that_do_not_fit_the_memory_bound() -> None:
+    rows = draw(5000, N)
+    with pytest.raises(dasp.MemoryBoundError, match=r"putting 5,000 rows into clusters needs 0.687 MiB.*Raise memory="):
+        dasp.Explainer(mlp(), rows, memory=2**19)(X, 0)
+    assert dasp.Explainer(mlp(), rows, memory=2**21)(X, 0).settings["clusters"] == 8
+
+
 def test_options_of_a_background_without_one() -> None:
     for option in ("clusters", "background_rank"):
         with pytest.raises(dasp.InputError, match=f"{option} is for a background"):
@@ -569,7 +583,8 @@ def test_clusters_are_found_and_keep_the_moments() -> None:
     centres = torch.tensor([[0.0, 0, 0], [10, 0, 0], [0, 10, 5]], dtype=torch.float64)
     rows = torch.cat([centre + draw(20, 3, seed=i) for i, centre in enumerate(centres)])
     owner = nearest(rows, 3)
-    assert all(len(owner[20 * i : 20 * i + 20].unique()) == 1 for i in range(3)) and len(owner.unique()) == 3
+    assert all(len(owner[20 * i : 20 * i + 20].unique()) == 1 for i in range(3))
+    assert len(owner.unique()) == 3
     background = Background((rows[:, :1], rows[:, 1:]))
     for count, rank in ((1, 3), (3, 2), (5, 1), (3, 0)):
         found = background.clusters(count, rank, [torch.ones(1), torch.tensor([2.0, 0.5])])
@@ -594,7 +609,9 @@ def test_principal_axes(shape: tuple[int, int]) -> None:
 def test_equal_rows_and_fewer_dimensions_than_asked_for() -> None:
     rows = torch.cat((torch.zeros(5, 3), torch.ones(5, 3))).double()
     found = Background((rows,)).clusters(4, 2, [torch.ones(3)])
-    assert found.count == 2 and not found.factors[0].any() and not found.rests[0].any()
+    assert found.count == 2
+    assert not found.factors[0].any()
+    assert not found.rests[0].any()
     model = mlp(3)
     truth = dasp.Explainer(model, rows, method=dasp.Exact())(X[:, :3], 0).per_player
     values = dasp.Explainer(model, rows, method=dasp.Propagation(clusters=4, mixture=3))(X[:, :3], 0).per_player
