@@ -553,6 +553,13 @@ def test_a_row_at_which_the_model_is_not_defined_is_named() -> None:
         dasp.Explainer(Root(), rows, method=dasp.Exact())(X.abs())
 
 
+def test_rows_that_do_not_fit_the_memory_bound() -> None:
+    rows = draw(5000, N)
+    with pytest.raises(dasp.MemoryBoundError, match=r"putting 5,000 rows into clusters needs 0.687 MiB.*Raise memory="):
+        dasp.Explainer(mlp(), rows, memory=2**19)(X, 0)
+    assert dasp.Explainer(mlp(), rows, memory=2**21)(X, 0).settings["clusters"] == 8
+
+
 def test_options_of_a_background_without_one() -> None:
     for option in ("clusters", "background_rank"):
         with pytest.raises(dasp.InputError, match=f"{option} is for a background"):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import InputError
+from .errors import InputError, MemoryBoundError
 
 ROUNDS = 50
 """Rounds of k-means at most."""
@@ -23,6 +23,8 @@ CHUNK = 2**22
 """Numbers that one step over the rows may make."""
 LARGEST_GRAM = 1024
 """Up to this many rows or elements, principal axes come from a decomposition; of more, from subspace iteration."""
+COPIES = 3
+"""Of all rows in float64, that are alive at once."""
 SPARE = 8
 ITERATIONS = 12
 LEAST = 1e-6
@@ -105,7 +107,7 @@ class Background:
         """The mean row, (1, *shape_i) for every input; of whole numbers it is not rounded."""
         return tuple(part.double().mean(0, keepdim=True) for part in self.rows)
 
-    def clusters(self, count: int, rank: int, metric: Sequence[Tensor]) -> Clusters:
+    def clusters(self, count: int, rank: int, metric: Sequence[Tensor], *, memory: int = 2**30) -> Clusters:
         """At most `count` clusters with `rank` factors each; `count` = J makes every row its own, without factors.
 
         k-means on elements times their metric (Lloyd 1982; started as Arthur and Vassilvitskii 2007, from fixed seeds), then
@@ -115,9 +117,11 @@ class Background:
             count: K.
             rank: R.
             metric: how much a step of an element matters, (*shape_i) for every input.
+            memory: bytes that this may take.
 
         Raises:
             InputError: a row holds whole numbers, which have no mean, and rows are not clusters of their own.
+            MemoryBoundError: the rows take more than that in float64.
         """
         count = min(count, self.count)
         if count == self.count:
@@ -128,32 +132,36 @@ class Background:
                 f"dasp.Propagation(clusters={self.count}), which propagates from every row, with as few rows as you need; "
                 "or dasp.PermutationSampling(); or explain the embeddings."
             )
-        rows = self._flat
+        needed = COPIES * 8 * sum(part.numel() for part in self.rows)
+        if needed > memory:
+            raise MemoryBoundError(
+                f"baseline: putting {self.count:,} rows into clusters needs {needed / 2**20:,.3g} MiB, and the memory bound is "
+                f"{memory / 2**20:,.3g} MiB. Raise memory=, or give fewer rows."
+            )
+        centred = torch.cat([part.flatten(1) for part in self.rows], 1).double()  # (J, D)
+        middle = centred.mean(0)
+        centred -= middle
         scale = torch.cat([part.flatten() for part in metric]).double()
-        spread = rows.std(0, correction=0)
+        spread = centred.square().mean(0).sqrt()
         if not bool((scale * spread > 0).any()):  # nothing is known to matter
             scale = 1 / spread.where(spread > 0, torch.ones_like(spread))
         scale = scale.clamp(min=LEAST * float(scale.max()))
-        centred = (rows - rows.mean(0)) * scale
+        centred *= scale
         owner = nearest(centred, count)
         rank = min(rank, *centred.shape)
         weights, means, factors, rests = [], [], [], []
         for cluster in owner.unique().tolist():
             mine = centred[owner == cluster]
-            mine = mine - mine.mean(0)
+            centre = mine.mean(0)
+            mine -= centre
             axes = principal_axes(mine, rank)
             weights.append(len(mine) / self.count)
-            means.append(rows[owner == cluster].mean(0))
+            means.append(middle + centre / scale)
             factors.append(axes / scale)
             rests.append((mine.square().mean(0) - axes.square().sum(0)).clamp(min=0) / scale.square())
         mean, load, rest = torch.stack(means), torch.stack(factors, 1), torch.stack(rests)
-        weight = torch.tensor(weights, dtype=self.rows[0].dtype, device=rows.device)
+        weight = torch.tensor(weights, dtype=self.rows[0].dtype, device=centred.device)
         return Clusters(weight, self._parts(mean), self._parts(load), self._parts(rest))
-
-    @property
-    def _flat(self) -> Tensor:
-        """(J, D), float64."""
-        return torch.cat([part.flatten(1) for part in self.rows], 1).double()
 
     def _every_row(self) -> Clusters:
         floating = next((part.dtype for part in self.rows if part.is_floating_point()), torch.get_default_dtype())

@@ -41,7 +41,8 @@ class Absent:
         """For a game, with the clusters and factors asked for; None takes 8 and 4.
 
         Raises:
-            InputError: they are asked for without a background, or it cannot be put into clusters.
+            InputError: they are asked for without a background, or it holds whole numbers.
+            MemoryBoundError: its rows do not fit the memory bound.
         """
         if not isinstance(game, BackgroundGame):
             for name, asked in (("clusters", clusters), ("background_rank", rank)):
@@ -53,7 +54,7 @@ class Absent:
         def made() -> Clusters:
             with torch.enable_grad(), torch.autocast(game.device.type, enabled=False):
                 metric = slopes(game, graph)
-            return game.background.clusters(count, factors, metric)
+            return game.background.clusters(count, factors, metric, memory=game.memory)
 
         return cls(game, game.keep(("clusters", count, factors, game.players.key), made))
 
