@@ -426,6 +426,48 @@ def test_an_operation_without_a_rule_is_refused_where_it_would_meet_random_rows(
     torch.testing.assert_close(found.per_player, dasp.Explainer(model, ROWS, method=dasp.Exact())(X, 0).per_player)
 
 
+class Attending(nn.Module):
+    """Tokens that are embedded and normalised before they meet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0, batch_first=True, norm_first=True)
+        self.net = nn.Sequential(
+            nn.Linear(3, 16), nn.LayerNorm(16), nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        )
+        self.head = nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.head(self.net(x).mean(1))
+        return result
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.head = nn.LSTM(3, 12, batch_first=True), nn.Linear(12, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.head(self.net(x)[0][:, -1])
+        return result
+
+
+@pytest.mark.parametrize(("build", "most"), [(Attending, 0.3), (Recurrent, 0.05)])
+def test_other_architectures(build: Callable[[], nn.Module], most: float) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = build().double().eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1.8 if weight.ndim > 1 else 1)
+    x, rows, players = draw(2, 6, 3, seed=1), draw(40, 6, 3, seed=2) + 0.3, torch.arange(6).unsqueeze(1)
+    truth = dasp.Explainer(model, rows, method=dasp.Exact(), players=players)(x, 0).per_player
+    found = dasp.Explainer(model, rows, players=players)(x, 0).per_player
+    mean = dasp.Explainer(model, rows.mean(0), players=players)(x, 0).per_player
+    assert relative(found, truth) < most
+    assert relative(found, truth) < relative(mean, truth) / 4
+
+
 def test_whole_numbers_need_every_row_as_a_cluster() -> None:
     model = nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 1)).double()
     x = torch.randint(7, (2, 4), generator=torch.Generator().manual_seed(1))
