@@ -6,8 +6,8 @@ with `create_graph=True`, reads the digit. Both are trained from the same seed; 
 
 The prior adds `strength * (share of the absolute attribution that lies on the frame)` to the loss, on some rows of each batch.
 What is explained is the logit of the class less the mean logit: with the logit alone the frame goes on speaking against other
-classes (in shorter trainings, shifted accuracy 75 to 80 %). The values are those of 2 x 2 patches, propagated without covariance at two
-nodes, which is cheap; the shares that are printed come from the default method on held-out images.
+classes (in shorter trainings, shifted accuracy 75 to 80 %). The values are those of 2 x 2 patches, propagated without
+covariance at two nodes, which is cheap; the shares that are printed come from the default method on held-out images.
 """
 
 from __future__ import annotations
