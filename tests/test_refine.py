@@ -71,6 +71,14 @@ def test_a_budget_is_kept_and_what_was_not_reached_is_not_claimed(truth: Tensor)
     assert (found.gap.abs() < 0.2).all()
 
 
+@pytest.mark.parametrize("budget", [18, 40, 66, 68, 70, 72, 82, 134])
+def test_no_budget_leaves_too_little_for_its_last_audit(budget: int) -> None:
+    found = explain(X[:3], tolerance=1e-4, budget=budget)
+    assert set(found.settings["ended"]) == {"budget"}
+    assert max(found.settings["row_evaluations"]) <= budget
+    assert torch.tensor(found.settings["measured_bound"]).isfinite().all()
+
+
 def test_every_target_is_below_the_tolerance(truth: Tensor) -> None:
     found = explain(tolerance=0.05, target=[0, 1])
     assert (relative(found.per_player, truth) <= 0.05).double().mean() >= 0.95

@@ -198,7 +198,9 @@ class _Group:
             if 2 * (len(known) + wanted) >= NEARLY_ALL * everything and everything <= budget:
                 self._exact()
                 break
-            last = judged is not None and (room <= wanted or self._too_large(len(known) + wanted))
+            if room < wanted + FEWEST_BLOCKS:  # what would be left is too little for an audit of its own
+                wanted = room
+            last = judged is not None and (room == wanted or self._too_large(len(known) + wanted))
             pairs = min(wanted, room if judged is not None else room // 2)
             blocks = Blocks.draw(self.n, pairs, self.generator).to(self.game.device)
             found = self._differences(blocks.members)
