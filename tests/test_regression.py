@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 import dasp
 from dasp.estimators import regression
+from dasp.estimators.designs import choose_pairs
 from dasp.estimators.exact import shapley_weights
 from dasp.estimators.odd_games import Fit, OddProcess, draw_pairs, every_pair, held_out
 from dasp.memory import peak_bytes
@@ -96,7 +98,7 @@ def prior_off_by(error: float, seed: int = 2) -> Given:
 def test_a_good_prior_stays_and_a_bad_one_goes() -> None:
     alone = {b: mean_error(budget=b) for b in (36, 144)}
     good = prior_off_by(0.02)
-    assert mean_error(budget=36, prior=good) < 0.035 < 0.3 * alone[36]
+    assert mean_error(budget=36, prior=good) < 0.035 < 0.4 * alone[36]
     assert mean_error(budget=144, prior=good) < min(0.025, alone[144])
     assert mean_error(budget=144, prior=prior_off_by(1.0)) < 1.1 * alone[144]
     assert mean_error(budget=144, prior=Given(torch.zeros_like(TRUTH))) < 1.2 * alone[144]
@@ -230,7 +232,7 @@ def same_alone(x: Tensor, **options: object) -> None:
     together = explain(x, **options)
     assert together.gap.abs().max() < 1e-14
     for row in (0, 3):
-        alone = explain(x[row : row + 1], memory=300_000, **options)
+        alone = explain(x[row : row + 1], memory=600_000, **options)
         assert torch.allclose(alone.per_player[0], together.per_player[row], rtol=0, atol=1e-9)
         assert torch.allclose(alone.standard_errors[0], together.standard_errors[row], rtol=0, atol=1e-9)
     for target in (0, 1):
@@ -241,6 +243,7 @@ def same_alone(x: Tensor, **options: object) -> None:
 def test_pairs_beyond_those_fitted_lower_the_error_and_standard_errors_stay_honest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(regression, "MOST_FITTED", 60)
     monkeypatch.setattr(regression, "SCREENED", 40)
+    monkeypatch.setattr(regression, "choose_pairs", partial(choose_pairs, most=30))
     same_alone(X, budget=300)
     errors = []
     for budget in (122, 242, 450):
@@ -311,7 +314,7 @@ def test_float32_agrees_with_float64() -> None:
 
 
 def test_the_memory_bound_is_kept() -> None:
-    bound, players, rows = 2**22, 40, 50
+    bound, players, rows = 2**23, 40, 50
     explainer = dasp.Explainer(nn.Linear(players, 3), 0.0, method=dasp.Exact(force=True), memory=bound)
     made = dasp.Explainer(nn.Linear(2, 3), 0.0, method=dasp.Exact(), memory=bound)(torch.ones(rows, 2), [0, 1, 2])
     game = replace(

@@ -34,15 +34,28 @@ def every_pair(n: int, device: torch.device) -> Tensor:
     return torch.cat((torch.ones(len(codes), 1, dtype=torch.bool, device=device), others), 1)
 
 
-def draw_pairs(n: int, count: int, generator: torch.Generator) -> Tensor:
+def draw_pairs(n: int, count: int, generator: torch.Generator, *, without: Tensor | None = None) -> Tensor:
     """Members of one coalition of `count` different pairs, in random order: (count, n) bool, on the CPU.
 
     Leverage scores (Musco and Witter 2025) are equal for all sizes in sum, so that every size 1 ... n-1 gets equally many
-    coalitions until it has no more; which ones is up to chance.
+    coalitions until it has no more; which ones is up to chance. None is drawn of the pairs `without`, (A, n) bool.
     """
-    sizes = range(1, n // 2 + 1)
-    drawn = [_subsets(n, k, c, generator) for k, c in zip(sizes, _counts(n, count, generator), strict=True) if c]
+    supply = [pairs_of_size(n, k) for k in range(1, n // 2 + 1)]
+    taken = [_of_size(without, k) for k in range(1, n // 2 + 1)]
+    left = [s - len(t) for s, t in zip(supply, taken, strict=True)]
+    counts = _counts(n, left, count, generator)
+    drawn = [_subsets(n, k, c, generator, t) for k, (c, t) in enumerate(zip(counts, taken, strict=True), 1) if c]
     return torch.cat(drawn)[torch.randperm(count, generator=generator, device="cpu")]
+
+
+def _of_size(members: Tensor | None, k: int) -> Tensor:
+    """Of pairs (A, n), the coalitions of k of n players; of two halves the one with the first player."""
+    if members is None:
+        return torch.zeros(0, 0, dtype=torch.bool, device="cpu")
+    n = members.shape[1]
+    small = torch.where(2 * members.sum(1, keepdim=True) > n, ~members, members)
+    small = small[small.sum(1) == k]
+    return small == small[:, :1] if 2 * k == n else small
 
 
 def pairs_of_size(n: int, k: int) -> int:
@@ -50,9 +63,8 @@ def pairs_of_size(n: int, k: int) -> int:
     return math.comb(n, k) // (2 if 2 * k == n else 1)
 
 
-def _counts(n: int, count: int, generator: torch.Generator) -> list[int]:
+def _counts(n: int, supply: list[int], count: int, generator: torch.Generator) -> list[int]:
     """Pairs to draw of the sizes 1 ... n // 2: fractional shares rounded with one random offset, none above its supply."""
-    supply = [pairs_of_size(n, k) for k in range(1, n // 2 + 1)]
     weights = [1 if 2 * k == n else 2 for k in range(1, n // 2 + 1)]
     taken: set[int] = set()
     while True:
@@ -73,9 +85,13 @@ def _counts(n: int, count: int, generator: torch.Generator) -> list[int]:
     return result
 
 
-def _subsets(n: int, k: int, count: int, generator: torch.Generator) -> Tensor:
-    """`count` different coalitions of k of n players, no two of them complements, (count, n) bool."""
+def _subsets(n: int, k: int, count: int, generator: torch.Generator, without: Tensor) -> Tensor:
+    """`count` different coalitions of k of n players, no two of them complements, none of `without`, (count, n) bool."""
     half = 2 * k == n
+    if len(without):
+        found = _subsets(n, k, min(pairs_of_size(n, k), count + len(without)), generator, without[:0])
+        left = found[~_rows_in(found, without)]
+        return left[torch.randperm(len(left), generator=generator, device="cpu")[:count]]
     if pairs_of_size(n, k) <= 2 * count:
         chosen = itertools.combinations(range(int(half), n), k - int(half))
         index = torch.tensor(list(chosen), dtype=torch.long, device="cpu").reshape(-1, k - int(half))
@@ -89,6 +105,13 @@ def _subsets(n: int, k: int, count: int, generator: torch.Generator) -> Tensor:
         if half:
             fresh = fresh == fresh[:, :1]
         found = torch.cat((found, fresh)).unique(dim=0)
+    return found
+
+
+def _rows_in(members: Tensor, others: Tensor) -> Tensor:
+    """Which rows of members (A, n) are among the others (B, n), no two of one tensor equal, (A,) bool."""
+    _, inverse, counts = torch.cat((members, others)).unique(dim=0, return_inverse=True, return_counts=True)
+    found: Tensor = counts[inverse[: len(members)]] > 1
     return found
 
 

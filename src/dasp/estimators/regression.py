@@ -13,9 +13,10 @@ from tqdm.auto import tqdm
 from ..errors import CostError, InputError, InputTypeError, MemoryBoundError
 from ..game import Game
 from .base import Estimate, Estimator
+from .designs import choice_bytes, choose_pairs
 from .exact import shapley_weights
-from .odd_games import Fit, OddProcess, differences, draw_pairs, every_pair, held_out
-from .sampling import check_seed, stream
+from .odd_games import Fit, OddProcess, differences, every_pair, held_out
+from .sampling import check_seed
 
 POWERS = (2, 3, 4, 6, 9, 13, 18)
 PREFERENCE = 0.2
@@ -33,7 +34,10 @@ ERRORS = tuple(10 ** (k / 4) for k in range(-14, 3))
 
 @dataclass(frozen=True, kw_only=True)
 class Regression(Estimator):
-    """Regression on pairs (coalition, complement), drawn by leverage scores (Musco and Witter 2025), each at most once.
+    """Regression on pairs (coalition, complement), each at most once: up to 64 players those that tell most (see `designs`).
+
+    They are chosen among pairs drawn by leverage scores (Musco and Witter 2025), and as the choice does not hang on the
+    network it is made once for all rows, in about a second for a thousand pairs; with more players all are drawn.
 
     The surrogate is ridge regression on all interactions of odd order, by a Gaussian process whose values are known in
     closed form (see `odd_games`; Bayesian quadrature: O'Hagan 1991); how fast high orders fade is averaged over, each power
@@ -123,7 +127,9 @@ class Regression(Estimator):
                 f"budget={least} or more ({amount}), or group elements into players."
             )
         pairs = _pair_count(n, self.budget)
-        work = 40 * pairs * n if 2**n <= self.budget else 32 * min(pairs, MOST_FITTED) ** 2 + 4 * pairs * n
+        work = 40 * pairs * n
+        if 2**n > self.budget:
+            work = max(32 * min(pairs, MOST_FITTED) ** 2 + 4 * pairs * n, choice_bytes(n, pairs))
         needed = work + self._row_bytes(n, pairs, game.targets.count)
         if needed > game.memory:
             raise MemoryBoundError(
@@ -141,7 +147,7 @@ class Regression(Estimator):
         if 2**n <= self.budget:
             drawn = every_pair(n, device)
         else:
-            drawn = draw_pairs(n, _pair_count(n, self.budget), stream(self.seed, audit=False)).to(device)
+            drawn = choose_pairs(n, _pair_count(n, self.budget), self.seed).to(device)
         return torch.cat((drawn, torch.ones(1, n, dtype=torch.bool, device=device)))
 
     def judge(
