@@ -116,6 +116,22 @@ def test_the_prior_counts() -> None:
     assert found.settings["prior"] == {"method": "Given", "from": "a test", "evaluations": 7.0}
 
 
+def test_of_several_priors_the_nearer_one_counts_more() -> None:
+    good, bad = prior_off_by(0.03), prior_off_by(0.6, 1)
+    for budget, bound in ((36, 1.6), (144, 1.15)):
+        alone = mean_error(budget=budget, prior=good)
+        assert mean_error(budget=budget, prior=(good, bad)) < bound * alone
+        assert mean_error(budget=budget, prior=(good, bad)) < mean_error(budget=budget, prior=bad)
+    two = mean_error(budget=36, prior=[prior_off_by(0.06, 2), prior_off_by(0.06, 3)])
+    assert two < 0.9 * mean_error(budget=36, prior=prior_off_by(0.06, 2))
+    found = explain(budget=36, prior=(good, bad))
+    assert [said["method"] for said in found.settings["prior"]] == ["Given", "Given"]
+    assert (found.evaluations, found.propagations) == (36 + 2 * 7, 2 * 2)
+    same_alone(X, budget=60, prior=(dasp.Propagation(nodes=2, rank=0), dasp.Propagation(nodes=3)))
+    with pytest.raises(dasp.InputTypeError, match="prior must be an estimator"):
+        dasp.Regression(prior=(good, 3))
+
+
 def test_ridge_weighs_the_prior() -> None:
     prior = prior_off_by(0.3)
     plain, without = explain(budget=40), explain(budget=40, prior=prior, ridge=0)

@@ -225,7 +225,7 @@ class _Group:
         found = self._differences(members)
         both = torch.cat((found, self.total[self.active].unsqueeze(-1)), -1).flatten(0, 1)
         everybody = torch.ones(1, self.n, dtype=torch.bool, device=members.device)
-        judged = Regression().judge(torch.cat((members, everybody)), both, None, self.game.memory)
+        judged = Regression().judge(torch.cat((members, everybody)), both, (), self.game.memory)
         self.found.error[self.rows[self.active]] = 0.0
         self.found.bound[self.rows[self.active]] = 0.0
         self._leave(judged, dict.fromkeys(range(len(self.active)), EXACT))
@@ -244,8 +244,8 @@ class _Group:
         found = self._differences(known)
         both = torch.cat((found, self.total[self.active].unsqueeze(-1)), -1).flatten(0, 1)
         everybody = torch.ones(1, self.n, dtype=torch.bool, device=known.device)
-        prior = None if self.prior is None else self.prior[self.active]
-        return Regression().judge(torch.cat((known, everybody)), both, prior, self.game.memory, surrogates=True)
+        priors = () if self.prior is None else (self.prior[self.active].flatten(0, 1),)
+        return Regression().judge(torch.cat((known, everybody)), both, priors, self.game.memory, surrogates=True)
 
     def _audit(self, judged: Judged, blocks: Blocks, found: Tensor, *, last: bool) -> None:
         """End the rows whose bound is below the tolerance, or all where nothing more is to come."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -47,7 +48,8 @@ class Regression(Estimator):
 
     A prior is n further observations, off by an error that is found with the rest: its relative size has a half-Cauchy
     distribution around 2 % before anything is seen, and is averaged over. So a good prior stays as it is until the sample
-    knows better, and a bad one is soon forgotten.
+    knows better, and a bad one is soon forgotten. Of several priors the mean is taken, row by row, each weighted by the inverse
+    square of the error that the pairs find in it.
 
     Players whose elements are all at the baseline add nothing and are left out of the game. The values add up to output -
     base value by construction: the gap is rounding, and says nothing about the error. Standard errors are those of the
@@ -57,7 +59,7 @@ class Regression(Estimator):
     Attributes:
         budget: most evaluations a row, those of the prior not counted; at least 2 n + 2, or 2^n. Against a background each
             of them is a mean over all its rows, and takes as many of the network.
-        prior: another estimator whose values are the prior, such as `Propagation()`; None for no prior.
+        prior: another estimator whose values are the prior, such as `Propagation()`, or a tuple of several; None for no prior.
         ridge: how much the prior weighs against the sample, as the ratio of their precisions (0: nothing); without a prior
             it is towards equal shares. None finds it, or without a prior takes 0.
         seed: of the coalitions, 0 to 2^31 - 1.
@@ -65,7 +67,7 @@ class Regression(Estimator):
 
     takes_background = True
     budget: int = 2048
-    prior: Estimator | None = None
+    prior: Estimator | tuple[Estimator, ...] | None = None
     ridge: float | None = None
     seed: int = 0
 
@@ -74,14 +76,23 @@ class Regression(Estimator):
             raise InputTypeError(f"budget must be an int, got {type(self.budget).__name__}.")
         if self.budget < 2:
             raise InputError(f"budget must be at least 2 evaluations (all players, and none), got {self.budget}.")
-        if not (self.prior is None or isinstance(self.prior, Estimator)):
-            raise InputTypeError(f"prior must be an estimator such as dasp.Propagation(), or None, got {_kind(self.prior)}.")
+        if isinstance(self.prior, list):
+            object.__setattr__(self, "prior", tuple(self.prior))
+        for one in self._priors:
+            if not isinstance(one, Estimator):
+                raise InputTypeError(f"prior must be an estimator such as dasp.Propagation(), or None, got {_kind(one)}.")
         if self.ridge is not None:
             if isinstance(self.ridge, bool) or not isinstance(self.ridge, int | float):
                 raise InputTypeError(f"ridge must be a number or None, got {type(self.ridge).__name__}.")
             if not (self.ridge >= 0 and math.isfinite(self.ridge)):
                 raise InputError(f"ridge must be 0 or more, and finite, got {self.ridge}.")
         check_seed(self.seed)
+
+    @property
+    def _priors(self) -> tuple[Estimator, ...]:
+        if self.prior is None:
+            return ()
+        return self.prior if isinstance(self.prior, tuple) else (self.prior,)
 
     def estimate(self, game: Game, *, progress: bool = False) -> Estimate:
         """Values of `game` with their standard errors.
@@ -95,7 +106,7 @@ class Regression(Estimator):
         moved = game.moved(torch.arange(game.batch, device=game.device))[:, 0]  # (B, n)
         players = moved.sum(1)
         self._check(game, int(players.max()))
-        prior = None if self.prior is None or self.ridge == 0 else self.prior.estimate(game, progress=progress)
+        priors = [] if self.ridge == 0 else [one.estimate(game, progress=progress) for one in self._priors]
         shape = (game.batch, game.targets.count, game.players.count)
         values, errors = (torch.zeros(shape, dtype=torch.float64, device=game.device) for _ in range(2))
         pairs = {n: _pair_count(n, self.budget) for n in players.tolist()}
@@ -106,16 +117,19 @@ class Regression(Estimator):
                 for some in rows.split(max(1, game.memory // (2 * self._row_bytes(n, len(members), game.targets.count)))):
                     which = moved[some].nonzero()[:, 1].reshape(len(some), 1, n).expand(-1, shape[1], -1)
                     found = differences(game, some, which[:, 0], members, bar)
-                    before = None if prior is None else prior.values[some].double().gather(2, which)
+                    before = [prior.values[some].double().gather(2, which).flatten(0, 1) for prior in priors]
                     judged = self.judge(members, found.flatten(0, 1), before, game.memory)
                     values[some] = values[some].scatter(2, which, judged.values.reshape(which.shape))
                     errors[some] = errors[some].scatter(2, which, judged.errors.reshape(which.shape))
         own = game.rows_each * (2 + 2 * sum(pairs[n] for n in players.tolist()) / game.batch)
         settings: dict[str, Any] = {"budget": self.budget, "prior": None, "ridge": self.ridge, "seed": self.seed}
-        if prior is None:
-            return Estimate(values, errors, own, settings)
-        settings["prior"] = {"method": type(self.prior).__name__, **prior.settings, "evaluations": prior.evaluations}
-        return Estimate(values, errors, own + prior.evaluations, settings, prior.propagations)
+        said = [
+            {"method": type(one).__name__, **prior.settings, "evaluations": prior.evaluations}
+            for one, prior in zip(self._priors, priors, strict=False)
+        ]
+        settings["prior"] = (said if isinstance(self.prior, tuple) else said[0]) if said else None
+        cost = own + sum(prior.evaluations for prior in priors)
+        return Estimate(values, errors, cost, settings, sum(prior.propagations for prior in priors))
 
     def _check(self, game: Game, n: int) -> None:
         """Refuse a budget that is too small for n players, and pairs that do not fit the memory bound."""
@@ -151,41 +165,44 @@ class Regression(Estimator):
         return torch.cat((drawn, torch.ones(1, n, dtype=torch.bool, device=device)))
 
     def judge(
-        self, members: Tensor, differences: Tensor, prior: Tensor | None, memory: int, *, surrogates: bool = False
+        self, members: Tensor, differences: Tensor, priors: Sequence[Tensor], memory: int, *, surrogates: bool = False
     ) -> Judged:
         """Values of Q games (a row and target each) from their differences (Q, M + 1) at coalitions (M + 1, n).
 
-        The games that were fitted are kept only where `surrogates` are asked for, as they take memory.
+        Priors are (Q, n) each. The games that were fitted are kept only where `surrogates` are asked for, as they take memory.
         """
         n, total = members.shape[1], differences[:, -1:]
         if len(members) == 2 ** max(0, n - 1):  # every pair
             values = differences @ shapley_weights(members)
             return Judged(values, torch.zeros_like(values), torch.zeros_like(total[:, 0]), ())
-        if prior is not None:
-            prior = prior.flatten(0, 1)
-        elif self.ridge:
-            prior = torch.zeros_like(total).expand(-1, n)
-        if prior is not None:
-            prior = prior + (total - prior.sum(1, keepdim=True)) / n
-        judged = []
+        if not priors and self.ridge:
+            priors = (torch.zeros_like(total).expand(-1, n),)
+        samples = []
         for power, chance in zip(POWERS, _likely_powers(members, differences), strict=True):
             if bool(chance.any()):
                 sample = _Sample.of(OddProcess.of(n, power, members.device), members, differences, memory)
                 evidence = sample.evidence.where(chance, -torch.inf) - PREFERENCE * power
-                fit = sample.fit if surrogates else None
-                judged += [(evidence + one.evidence, one, fit) for one in sample.with_prior(prior, self.ridge)]
-                del sample, fit
+                samples.append(replace(sample, evidence=evidence, fit=sample.fit if surrogates else None))
+        prior = None
+        if priors:
+            prior = _mean_prior(torch.stack([one + (total - one.sum(1, keepdim=True)) / n for one in priors]), samples)
+        judged = [
+            (sample.evidence + one.evidence, one, sample) for sample in samples for one in sample.with_prior(prior, self.ridge)
+        ]
         weight = torch.stack([log for log, *_ in judged]).softmax(0)  # (K, Q)
         value = torch.stack([one.values for _, one, _ in judged])  # (K, Q, n)
         mean = torch.einsum("kq,kqn->qn", weight, value)
         each = torch.stack([one.variances for _, one, _ in judged])
         variance = torch.einsum("kq,kqn->qn", weight, each + (value - mean).square())
         mean = mean + (total - mean.sum(1, keepdim=True)) / n
-        fits = list({id(fit): fit for *_, fit in judged if fit is not None}.values())
-        shares = [weight[[k for k, (*_, fit) in enumerate(judged) if fit is one]].sum(0) for one in fits]
+        shares = [
+            (weight[[k for k, (*_, sample) in enumerate(judged) if sample is one]].sum(0), one.fit)
+            for one in samples
+            if one.fit is not None
+        ]
         left = differences[:, :-1] - mean @ (2 * members[:-1].double() - 1).T
         missed = left.square().sum(1) / max(1, left.shape[1] - n)
-        return Judged(mean, variance.sqrt(), missed, tuple(zip(shares, fits, strict=True)))
+        return Judged(mean, variance.sqrt(), missed, tuple(shares))
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,7 +241,7 @@ class _Sample:
     likely: Tensor  # (Q,), the one that goes with the evidence
     evidence: Tensor  # (Q,)
     freedom: int  # pairs beyond those that n values take
-    fit: Fit
+    fit: Fit | None
 
     @classmethod
     def of(cls, process: OddProcess, members: Tensor, differences: Tensor, memory: int) -> _Sample:
@@ -281,6 +298,22 @@ class _Sample:
             expected = math.log(error / (1 + (error / USUAL_ERROR) ** 2))
             result.append(combined(tau2, evidence + expected))
         return result
+
+
+def _mean_prior(priors: Tensor, samples: list[_Sample]) -> Tensor:
+    """The mean of K priors (K, Q, n), weighted by the inverse of their squared errors, (Q, n).
+
+    These are squared distances to what the samples say, less the part that is the samples' own; by how much that varies is
+    the least error that is told from none.
+    """
+    weight = torch.stack([sample.evidence for sample in samples]).softmax(0).unsqueeze(2)  # (S, Q, 1)
+    values = (weight * torch.stack([sample.values for sample in samples])).sum(0)
+    unknown = torch.stack([sample.scale * sample.covariance.trace() for sample in samples]).unsqueeze(2)
+    own = (weight * unknown).sum(0)  # (Q, 1)
+    far = ((priors - values).square().sum(2, keepdim=True) - own).clamp(min=0) + own * (2 / priors.shape[2]) ** 0.5
+    near = 1 / far.clamp(min=torch.finfo(torch.float64).tiny)
+    mean: Tensor = (priors * near).sum(0) / near.sum(0)
+    return mean
 
 
 def _sum_zero(like: Tensor) -> Tensor:
