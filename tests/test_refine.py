@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 import dasp
 from dasp.bounds import upper_bound
+from dasp.estimators.base import Estimate
 from dasp.estimators.lacking import Blocks
+from dasp.game import Game
 
 torch.manual_seed(0)
 MODEL = nn.Sequential(nn.Linear(14, 24), nn.ReLU(), nn.Linear(24, 12), nn.ReLU(), nn.Linear(12, 2)).double()
@@ -271,3 +273,13 @@ def test_a_coalition_without_a_value_is_named_and_handed_over() -> None:
     assert found.coalition[0]
     assert not found.coalition[1]
     assert not Log()(found.inputs[0]).isfinite().all()
+
+
+def test_a_prior_of_zeros_is_not_taken_for_rounding() -> None:
+    class Zeros(dasp.Estimator):
+        def estimate(self, game: Game, *, progress: bool = False) -> Estimate:
+            shape = game.batch, game.targets.count, game.players.count
+            return Estimate(torch.zeros(shape, dtype=torch.float64), None, 0.0, {})
+
+    found = explain(X[:2], tolerance=0.1, prior=Zeros())
+    assert found.settings["ended"] == ["tolerance", "tolerance"]

@@ -98,6 +98,16 @@ class Game:
     memory: int
     semivalue: Weighting | None = None
 
+    def of_rows(self, rows: Tensor) -> Game:
+        """The games of some rows (R,) alone."""
+        return replace(
+            self,
+            inputs=tuple(x[rows] for x in self.inputs),
+            baselines=tuple(b if len(b) == 1 else b[rows] for b in self.baselines),
+            extra=take_rows(self.extra, rows, self.batch),
+            targets=self.targets.of_rows(rows),
+        )
+
     @property
     def rows_each(self) -> int:
         """Evaluations of the network that one value takes; more than one against a background."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,10 @@ class Targets:
     def count(self) -> int:
         """The number of targets T."""
         return self.flat.shape[1]
+
+    def of_rows(self, rows: Tensor) -> Targets:
+        """The targets of some rows (R,) alone."""
+        return self if len(self.index) == 1 else replace(self, index=self.index[rows], flat=self.flat[rows])
 
     def select(self, outputs: Tensor, rows: Tensor) -> Tensor:
         """Pick the targets: outputs (M, *out) of the rows (M,), int64, to (M, T). Indexing only, so gradients flow."""

@@ -13,11 +13,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..bounds import upper_bound
-from ..errors import CaptureError, CostError, InputError, InputTypeError, MemoryBoundError, MissingRuleError, NumericsError
+from ..errors import CostError, InputError, InputTypeError
 from ..game import Game
 from .base import Estimate, Estimator
 from .kept import Kept
 from .lacking import FEWEST_BLOCKS, Blocks
+from .ladder import REFUSALS, Ladder
 from .odd_games import differences, every_pair
 from .propagation import Propagation
 from .regression import MOST_FITTED, Judged, Regression
@@ -31,7 +32,6 @@ WORTH_A_LOOK = 1.5
 NEARLY_ALL = 0.6
 """Where the next audit would take this part of all coalitions, all are evaluated."""
 STREAM = 2**40
-REFUSALS = (CaptureError, MissingRuleError, NumericsError, MemoryBoundError)
 TOLERANCE, EXACT, BUDGET, ROUNDING = "tolerance", "exact", "budget", "rounding"
 
 
@@ -42,9 +42,12 @@ class Refine(Estimator):
     The prior comes first. Then fresh pairs of coalitions judge what is there: they give unbiased estimates of what the values
     lack, with a surrogate of the game taken off, and an upper bound of the relative error (`dasp.audit`). If that is below
     the tolerance the row is done. If not, the same pairs join those of a regression with the prior (see `Regression`),
-    whose values are judged next by as many new ones. Looks at a row share the probability of error: look k has
-    `(1 - confidence) / (k (k + 1))`. Where all coalitions cost hardly more than the next audit, or fit the budget at the start,
-    all are evaluated, and the values are exact.
+    whose values are judged next by as many new ones. Before that the prior is bettered, as soon as this costs about as little
+    as these pairs: `Propagation()` enumerates players (`mixture=`), or takes a factor for every one of more than 64; of these
+    vertex gradients are a second prior. What was left to choose is bettered, no option that was set.
+
+    Looks at a row share the probability of error: look k has `(1 - confidence) / (k (k + 1))`. Where all coalitions cost
+    hardly more than the next audit, or fit the budget at the start, all are evaluated, and the values are exact.
 
     Rows end one by one, all targets of a row together. The settings say of each why it ended ("tolerance", "exact", "budget"
     or "rounding", where the float arithmetic of the model hides errors as small as the tolerance), with its measured error
@@ -111,14 +114,18 @@ class Refine(Estimator):
         settings: dict[str, Any] = {
             "tolerance": self.tolerance, "budget": self.budget, "confidence": self.confidence, "seed": self.seed,
             "prior": None, "ended": found.ended, "measured_error": found.error.tolist(),
-            "measured_bound": found.bound.tolist(), "row_evaluations": (2 + 2 * found.pairs).tolist(),
+            "measured_bound": found.bound.tolist(),
+            "row_evaluations": (2 + 2 * found.pairs + found.evaluations.long()).tolist(),
         }  # fmt: skip
         own = 2 + 2 * float(found.pairs.double().mean())
         if prior is None:
             settings["prior"] = refused
             return Estimate(found.values, found.errors, own, settings)
         settings["prior"] = {"method": type(self.prior).__name__, **prior.settings, "evaluations": prior.evaluations}
-        return Estimate(found.values, found.errors, own + prior.evaluations, settings, prior.propagations)
+        settings["better_priors"] = found.said
+        own += prior.evaluations + float(found.evaluations.mean())
+        propagations = prior.propagations + float(found.propagations.mean())
+        return Estimate(found.values, found.errors, own, settings, propagations)
 
     def _check(self, game: Game, *, prior: bool) -> None:
         """Refuse a tolerance or a budget that cannot be kept whatever the network."""
@@ -156,14 +163,19 @@ class _Found:
     error: Tensor  # (B, T)
     bound: Tensor
     pairs: Tensor  # (B,), evaluated
+    evaluations: Tensor  # (B,), of better priors
+    propagations: Tensor  # (B,), of better priors
     ended: list[str]
+    said: list[dict[str, Any]]
 
     @classmethod
     def of(cls, game: Game) -> _Found:
         shape = (game.batch, game.targets.count, game.players.count)
         values, errors = (torch.zeros(shape, dtype=torch.float64, device=game.device) for _ in range(2))
         error, bound = (torch.zeros(shape[:2], dtype=torch.float64, device=game.device) for _ in range(2))
-        return cls(values, errors, error, bound, torch.zeros(game.batch, dtype=torch.long), [EXACT] * game.batch)
+        evaluations, propagations = (torch.zeros(game.batch, dtype=torch.float64) for _ in range(2))
+        pairs = torch.zeros(game.batch, dtype=torch.long)
+        return cls(values, errors, error, bound, pairs, evaluations, propagations, [EXACT] * game.batch, [])
 
 
 class _Group:
@@ -177,23 +189,32 @@ class _Group:
         self.rows, self.which, self.n = rows, which, which.shape[1]
         self.pairs = kept.of(self.n, len(rows), game.targets.count)
         self.kept = kept
-        index = which.unsqueeze(1).expand(-1, game.targets.count, -1)
-        self.prior = None if prior is None else prior.values[rows].double().gather(2, index)
+        self.index = which.unsqueeze(1).expand(-1, game.targets.count, -1)  # (R, T, n)
+        self.ladder = None
+        if prior is not None and options.prior is not None:
+            values = prior.values[rows].double().gather(2, self.index)
+            self.ladder = Ladder(options.prior, prior, values, self.n, options.seed)
         self.total = (game.outputs[rows] - game.base_values[rows]).double()
         self.active = torch.arange(len(rows), device=game.device)
+        self.spent = 0  # evaluations of better priors
         self.looks = torch.zeros(len(rows), dtype=torch.long)
         self.generator = torch.Generator("cpu").manual_seed(STREAM + options.seed)
 
     def run(self) -> None:
         """Audit, and learn from the audit, until no row is left."""
+        self._refine()
+        if self.ladder is not None:
+            self.found.said.extend(self.ladder.said)
+
+    def _refine(self) -> None:
         budget = self.options.budget or USUAL_BUDGET
         everything = 2**self.n
         known = torch.zeros(0, self.n, dtype=torch.bool, device=self.game.device)  # pairs that values rest on
-        judged = None if self.prior is None else self._of_prior(self.prior)
+        judged = None if self.ladder is None else self._of_prior(*self.ladder.priors.values())
         if everything <= (self.options.budget or 2 * (LEAST_PAIRS + self.n)):
             self._exact()
         while len(self.active):
-            room = (budget - 2) // 2 - len(known)
+            room = (budget - 2 - self.spent) // 2 - len(known)
             wanted = max(LEAST_PAIRS, self.n, len(known))
             if 2 * (len(known) + wanted) >= NEARLY_ALL * everything and everything <= budget:
                 self._exact()
@@ -208,7 +229,20 @@ class _Group:
                 self._audit(judged, blocks, found, last=last)
             known = _distinct(torch.cat((known, blocks.members)))
             if len(self.active):
+                self._better_prior(2 * max(LEAST_PAIRS, self.n, len(known)), (budget - self.spent) // 2 - len(known))
                 judged = self._judge(known)
+
+    def _better_prior(self, cost: float, evaluations: int) -> None:
+        """Better the priors of the active rows by all that costs no more than so many evaluations, and makes no more."""
+        ladder, some = self.ladder, self.rows[self.active]
+        if ladder is None:
+            return
+        for rung in ladder.affordable(cost, evaluations):
+            found = ladder.climb(rung, self.game, some, self.index[self.active], self.active)
+            if found is not None:
+                self.found.evaluations[some.cpu()] += found.evaluations
+                self.found.propagations[some.cpu()] += found.propagations
+                self.spent += rung.evaluations
 
     def _too_large(self, pairs: int) -> bool:
         """Whether a regression on so many pairs does not fit the memory bound."""
@@ -244,7 +278,7 @@ class _Group:
         found = self._differences(known)
         both = torch.cat((found, self.total[self.active].unsqueeze(-1)), -1).flatten(0, 1)
         everybody = torch.ones(1, self.n, dtype=torch.bool, device=known.device)
-        priors = () if self.prior is None else (self.prior[self.active].flatten(0, 1),)
+        priors = () if self.ladder is None else [p[self.active].flatten(0, 1) for p in self.ladder.priors.values()]
         return Regression().judge(torch.cat((known, everybody)), both, priors, self.game.memory, surrogates=True)
 
     def _audit(self, judged: Judged, blocks: Blocks, found: Tensor, *, last: bool) -> None:
@@ -254,7 +288,7 @@ class _Group:
         size = judged.values.norm(dim=1).clamp(min=torch.finfo(torch.float64).tiny)
         expected = (judged.errors.square().sum(1).sqrt() / size).unflatten(0, (-1, targets)).amax(1)
         worth = ~(expected >= WORTH_A_LOOK * options.tolerance)  # what is not known is worth it
-        rounding = self._rounding(size)
+        rounding = self._rounding((judged.values + lacking.mean(1)).norm(dim=1))
         ends: dict[int, str] = {}
         for place, row in enumerate(self.active.tolist()):
             some = slice(place * targets, (place + 1) * targets)
@@ -274,11 +308,12 @@ class _Group:
         self._leave(judged, ends)
 
     def _rounding(self, size: Tensor) -> Tensor:
-        """About the relative error that the rounding of the model's values makes, (rows,)."""
+        """About the relative error that the rounding of the model's values makes, by the length of the values, (rows,)."""
         game, rows, targets = self.game, self.rows[self.active], self.game.targets.count
         largest = torch.maximum(game.outputs[rows].abs(), game.base_values[rows].abs()).double()
         eps = torch.finfo(game.outputs.dtype).eps
-        part: Tensor = eps * math.sqrt(self.n) * largest / size.unflatten(0, (-1, targets))
+        tiny = torch.finfo(torch.float64).tiny
+        part: Tensor = eps * math.sqrt(self.n) * largest / size.clamp(min=tiny).unflatten(0, (-1, targets))
         return part.amax(1)
 
     def _leave(self, judged: Judged, ends: dict[int, str]) -> None:

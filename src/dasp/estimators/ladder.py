@@ -1,0 +1,93 @@
+"""Better priors for `Refine`: each is taken once it costs no more than the pairs of coalitions that would come next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import CaptureError, InputError, MemoryBoundError, MissingRuleError, NumericsError
+from ..game import Game, goes_along
+from ..law import FULL
+from .base import Estimate, Estimator
+from .gradients import VertexGradients
+from .propagation import Propagation
+
+PASS, FACTOR = 40, 4
+"""Plain evaluations that a propagated pass takes the time of: so many, and so many more for each factor (rough)."""
+MIXTURES = (2, 4, 6, 8)
+GRADIENTS = (256, 1024, 4096)
+FEW = 64
+"""Up to as many players pairs of coalitions tell more than gradients, whose bias no sample removes."""
+REFUSALS = (CaptureError, MissingRuleError, NumericsError, MemoryBoundError)
+
+
+@dataclass(frozen=True)
+class Rung:
+    """An estimator that may come next.
+
+    Attributes:
+        estimator: gives the prior.
+        cost: in plain evaluations.
+        evaluations: those that it really makes, of `cost`.
+    """
+
+    estimator: Estimator
+    cost: float
+    evaluations: int = 0
+
+
+class Ladder:
+    """The priors of some rows, from the first to dearer ones. One takes the place of an earlier one of its class."""
+
+    def __init__(self, first: Estimator, estimate: Estimate, values: Tensor, n: int, seed: int) -> None:
+        self.priors = {type(first): values}
+        self.left = sorted(_rungs(first, estimate, n, seed), key=lambda rung: rung.cost)
+        self.said: list[dict[str, Any]] = []
+
+    def affordable(self, cost: float, evaluations: float) -> Iterator[Rung]:
+        """Take off the rungs below a cost; those that make more than so many evaluations are passed over."""
+        while self.left and self.left[0].cost <= cost:
+            rung = self.left.pop(0)
+            if rung.evaluations <= evaluations:
+                evaluations -= rung.evaluations
+                yield rung
+
+    def climb(self, rung: Rung, game: Game, rows: Tensor, which: Tensor, places: Tensor) -> Estimate | None:
+        """Estimate the players `which` (R, T, n) of some rows of a game, and keep it at `places` of the priors (., T, n).
+
+        None where the estimator refuses the network.
+        """
+        name = type(rung.estimator).__name__
+        # An argument with as many entries as there are rows left would be taken to go along with them.
+        whole_game = any(goes_along(e, len(rows)) and not goes_along(e, game.batch) for e in game.extra)
+        try:
+            found = rung.estimator.estimate(game if whole_game else game.of_rows(rows))
+        except (*REFUSALS, InputError) as error:
+            self.said.append({"method": name, "refused": str(error)})
+            self.left = [other for other in self.left if type(other.estimator) is not type(rung.estimator)]
+            return None
+        values = (found.values[rows] if whole_game else found.values).double().gather(2, which)
+        prior = self.priors.get(type(rung.estimator), next(iter(self.priors.values()))).clone()
+        prior[places] = values
+        self.priors[type(rung.estimator)] = prior
+        self.said.append({"method": name, **found.settings, "evaluations": found.evaluations})
+        return found
+
+
+def _rungs(first: Estimator, estimate: Estimate, n: int, seed: int) -> Iterator[Rung]:
+    if n > FEW:
+        for samples in GRADIENTS:
+            yield Rung(VertexGradients(samples=samples, seed=seed), 2 * samples, 2 * samples)
+    if not isinstance(first, Propagation) or estimate.propagations == 0:
+        return
+    rank, mixture = estimate.settings["rank"], estimate.settings["mixture"] or 0
+    if rank == FULL and first.mixture is None:
+        for more in MIXTURES:
+            if mixture < more < n:
+                cost = estimate.propagations * 2 ** (more - mixture) * (PASS + FACTOR * n)
+                yield Rung(replace(first, mixture=more), cost)
+    elif rank != FULL and first.rank is None:
+        yield Rung(replace(first, rank=FULL, condition=False), estimate.propagations * (PASS + FACTOR * n))
