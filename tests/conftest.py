@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 BESIDE_THE_CLONE = Path(__file__).parents[2] / "shared" / "data"
 
@@ -17,3 +20,32 @@ def paper_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the paper's data sets, and {folder} does not exist; set DASP_DATA (see CONTRIBUTING.md)")
     return folder
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays, and captures make much that lives long: looking for garbage took a fifth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 10)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _operations_looked_up_once() -> Iterator[None]:
+    """torch looks all its operations up for every capture, a quarter of the time of a small one; here when there are new."""
+    from torch._export import utils
+
+    look_up = getattr(utils, "_materialize_cpp_cia_ops", None)
+    if look_up is None:  # another version of torch
+        yield
+        return
+    known: list[str] = []
+
+    def look_up_new() -> None:
+        now = torch._C._dispatch_get_registrations_for_dispatch_key("CompositeImplicitAutograd")
+        if now != known:
+            look_up()
+            known[:] = now
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "_materialize_cpp_cia_ops", look_up_new)
+        yield

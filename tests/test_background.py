@@ -41,7 +41,8 @@ def relative(found: Any, truth: Any) -> float:
 
 def mean_over_rows(model: Any, x: Any, rows: Tensor, target: Any, method: dasp.Estimator, **options: Any) -> Tensor:
     """What the background is defined by: the mean of the values against each of its rows."""
-    parts = [dasp.Explainer(model, row, method=method, **options)(x, target).per_player for row in rows]
+    once = model if isinstance(model, dasp.Model) else dasp.Model(model)
+    parts = [dasp.Explainer(once, row, method=method, **options)(x, target).per_player for row in rows]
     return torch.stack(parts).mean(0)
 
 
@@ -305,7 +306,7 @@ def test_linear_networks_are_exact(clusters: int, rank: Any) -> None:
 
 
 def test_every_row_a_cluster_is_the_mean_over_baselines() -> None:
-    model, method = mlp(), {"nodes": 3, "rule": "legendre", "mixture": 0}
+    model, method = dasp.Model(mlp()), {"nodes": 3, "rule": "legendre", "mixture": 0}
     truth = mean_over_rows(model, X, ROWS, [0, 1], dasp.Propagation(**method))
     for count in (J, 10 * J):
         found = dasp.Explainer(model, ROWS, method=dasp.Propagation(clusters=count, **method))(X, [0, 1])
@@ -461,9 +462,10 @@ def test_other_architectures(build: Callable[[], nn.Module], most: float) -> Non
         for weight in model.parameters():
             weight.mul_(1.8 if weight.ndim > 1 else 1)
     x, rows, players = draw(2, 6, 3, seed=1), draw(40, 6, 3, seed=2) + 0.3, torch.arange(6).unsqueeze(1)
-    truth = dasp.Explainer(model, rows, method=dasp.Exact(), players=players)(x, 0).per_player
-    found = dasp.Explainer(model, rows, players=players)(x, 0).per_player
-    mean = dasp.Explainer(model, rows.mean(0), players=players)(x, 0).per_player
+    once = dasp.Model(model)
+    truth = dasp.Explainer(once, rows, method=dasp.Exact(), players=players)(x, 0).per_player
+    found = dasp.Explainer(once, rows, players=players)(x, 0).per_player
+    mean = dasp.Explainer(once, rows.mean(0), players=players)(x, 0).per_player
     assert relative(found, truth) < most
     assert relative(found, truth) < relative(mean, truth) / 4
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from itertools import combinations
 from typing import Any
 
@@ -103,6 +104,13 @@ def network(name: str) -> tuple[nn.Sequential, tuple[int, ...]]:
     return nn.Sequential(first, nn.ReLU(), nn.Flatten(), *rest).double().eval(), shape
 
 
+@cache
+def captured(name: str) -> tuple[dasp.Model, nn.Sequential, tuple[int, ...]]:
+    """A network that is captured once for many tests, itself, and the shape of its rows."""
+    model, shape = network(name)
+    return dasp.Model(model), model, shape
+
+
 def inputs(shape: Sequence[int], rows: int = 2) -> Tensor:
     return torch.randn(rows, *shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
@@ -110,12 +118,12 @@ def inputs(shape: Sequence[int], rows: int = 2) -> Tensor:
 @pytest.mark.parametrize("sizes", [1, 3, "n"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_the_published_formulas(name: str, sizes: int | str) -> None:
-    model, shape = network(name)
+    once, model, shape = captured(name)
     x = inputs(shape)
     baseline = torch.linspace(-0.3, 0.4, math.prod(shape), dtype=torch.float64).reshape(shape)
     labels = torch.arange(math.prod(shape)).reshape(shape)
     count = math.prod(shape) if sizes == "n" else int(sizes)
-    found = dasp.Explainer(model, baseline, method=dasp.DASP(sizes=count))(x, 1)
+    found = dasp.Explainer(once, baseline, method=dasp.DASP(sizes=count))(x, 1)
     expected = torch.stack([reference(model, row, baseline, labels, count, 1) for row in x])
     torch.testing.assert_close(found.per_player[:, 0], expected, rtol=1e-6, atol=1e-6)
 
@@ -223,7 +231,7 @@ def test_linear_networks_are_exact(rank: int | str) -> None:
 
 @pytest.mark.parametrize("rank", [0, 4, "full"])
 def test_the_same_in_parts_as_at_once(rank: int | str) -> None:
-    model, shape = network("conv2d")
+    model, _, shape = captured("conv2d")
     x = inputs(shape, 5)
     large = dasp.Explainer(model, 0.0, method=dasp.DASP(sizes=6, rank=rank))(x, [0, 2])
     small = dasp.Explainer(model, 0.0, method=dasp.DASP(sizes=6, rank=rank), memory=400_000)(x, [0, 2])
@@ -237,7 +245,7 @@ def test_the_same_in_parts_as_at_once(rank: int | str) -> None:
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("name", ["dense", "conv1d"])
 def test_as_many_directions_as_players_are_full_rank(name: str, grouped: bool) -> None:
-    model, shape = network(name)
+    model, _, shape = captured(name)
     x = inputs(shape)
     labels = (torch.arange(math.prod(shape)) * 5 // math.prod(shape)).reshape(shape) if grouped else None
     full, ranked, plain = (

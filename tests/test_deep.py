@@ -10,6 +10,7 @@ import copy
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import pytest
@@ -137,6 +138,7 @@ class Deep:
         return float(((found - self.truth).flatten(1).norm(dim=1) / self.truth.flatten(1).norm(dim=1)).max())
 
 
+@cache
 def deep(name: str) -> Deep:
     case = DEEP[name]
     torch.manual_seed(0)

@@ -78,7 +78,7 @@ def test_the_same_values_as_with_an_axis_of_its_own() -> None:
 
 @pytest.mark.parametrize("weights", [plain, folded, heads_first])
 def test_near_the_truth(weights: Callable[[Tensor, Tensor], Tensor]) -> None:
-    model, players = Attention(weights), dasp.players.tokens()
+    model, players = dasp.Model(Attention(weights)), dasp.players.tokens()
     exact = dasp.Explainer(model, players=players, method=dasp.Exact())(rows()).per_player
     found = dasp.Explainer(model, players=players)(rows()).per_player
     alone = dasp.Explainer(model, players=players)(rows()[1:2]).per_player
@@ -101,7 +101,7 @@ def doubled(q: Tensor, k: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("weights", [turned, doubled])
 def test_what_breaks_the_order_of_rows_ends_the_claim(weights: Callable[[Tensor, Tensor], Tensor]) -> None:
-    model, players = Attention(weights), dasp.players.tokens()
+    model, players = dasp.Model(Attention(weights)), dasp.players.tokens()
     together = dasp.Explainer(model, players=players)(rows()).per_player
     alone = dasp.Explainer(model, players=players)(rows()[1:2]).per_player
     torch.testing.assert_close(together[1:2], alone, rtol=1e-3, atol=1e-5)

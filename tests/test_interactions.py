@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,12 @@ def network(players: int = N) -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(3)
         return nn.Sequential(nn.Linear(players, 12), nn.ReLU(), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 2)).double()
+
+
+@cache
+def captured(players: int) -> dasp.Model:
+    """The network, captured once for many tests."""
+    return dasp.Model(network(players))
 
 
 def inputs(players: int = N, rows: int = 2) -> Tensor:
@@ -54,7 +61,7 @@ def error(found: Tensor, truth: Tensor) -> float:
 
 def found(method: dasp.Estimator | None = None, players: int = N, **asked: Any) -> dasp.Interactions:
     semivalue = asked.pop("semivalue", None)
-    explainer = dasp.Explainer(network(players), 0.0, method=method, semivalue=semivalue)
+    explainer = dasp.Explainer(captured(players), 0.0, method=method, semivalue=semivalue)
     return explainer.interactions(inputs(players), 1, **asked)
 
 
@@ -131,7 +138,7 @@ def test_the_matrix_is_symmetric_and_parts_of_it_agree(method: dasp.Estimator) -
 
 
 def test_rows_and_targets_are_alone_what_they_are_together() -> None:
-    explainer = dasp.Explainer(network(BIG), 0.0)
+    explainer = dasp.Explainer(captured(BIG), 0.0)
     every = explainer.interactions(inputs(BIG), [0, 1]).values
     assert every.shape == (2, 2, BIG, BIG)
     torch.testing.assert_close(explainer.interactions(inputs(BIG)[1:], 0).values, every[1:, 0])
@@ -139,8 +146,8 @@ def test_rows_and_targets_are_alone_what_they_are_together() -> None:
 
 def test_chunks_change_nothing() -> None:
     x = inputs(BIG, 5)
-    wide = dasp.Explainer(network(BIG), 0.0).interactions(x, 0)
-    narrow = dasp.Explainer(network(BIG), 0.0, memory=400_000).interactions(x, 0)
+    wide = dasp.Explainer(captured(BIG), 0.0).interactions(x, 0)
+    narrow = dasp.Explainer(captured(BIG), 0.0, memory=400_000).interactions(x, 0)
     assert narrow.settings["rows_at_once"] < wide.settings["rows_at_once"]
     options = {name: wide.settings[name] for name in ("nodes", "rule", "rank", "mixture", "condition")}
     assert options == {name: narrow.settings[name] for name in options}
@@ -153,8 +160,9 @@ def test_a_product_of_two_is_all_interaction_also_of_groups_in_single_precision(
             return x[:, 0] * x[:, 2] + x[:, 1] + x[:, 3]
 
     x, mask = torch.tensor([[2.0, 1.0, 3.0, 5.0]]), torch.tensor([0, 1, 1, 2])
+    model = dasp.Model(Product())
     for method in (dasp.Propagation(), dasp.Propagation(rank=0, mixture=0), dasp.Exact()):
-        values = dasp.Explainer(Product(), 0.0, method=method, players=mask).interactions(x).values
+        values = dasp.Explainer(model, 0.0, method=method, players=mask).interactions(x).values
         if isinstance(method, dasp.Propagation) and method.rank == 0:
             continue  # without covariance no product is seen
         torch.testing.assert_close(values, torch.tensor([[[0.0, 6.0, 0.0], [6.0, 0.0, 0.0], [0.0, 0.0, 0.0]]]))
@@ -163,7 +171,7 @@ def test_a_product_of_two_is_all_interaction_also_of_groups_in_single_precision(
 def test_a_player_that_does_not_move_has_none() -> None:
     x = inputs(BIG)
     x[0, 2] = 0
-    values = dasp.Explainer(network(BIG), 0.0).interactions(x, 0).values
+    values = dasp.Explainer(captured(BIG), 0.0).interactions(x, 0).values
     assert bool((values[0, 2] == 0).all())
     assert bool((values[1, 2] != 0).any())
 

@@ -332,11 +332,12 @@ def test_masks_stay_those_of_the_explained_text(name: str, baseline: int, tmp_pa
         (x,), additional_forward_args=x != 0
     )
     model.save(tmp_path / "masked.keras")
-    for source in (model, tmp_path / "masked.keras"):
+    once = dasp.Model(model)
+    for source in (tmp_path / "masked.keras", once):
         kept = dasp.Explainer(source, baseline, players=TOKENS, method=dasp.Exact())(x, additional_forward_args=x)
         torch.testing.assert_close(kept.per_player, truth.per_player, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(kept.output, model(x, training=False)[:, 0].detach())
-    explainer = dasp.Explainer(model, baseline, players=TOKENS)
+    explainer = dasp.Explainer(once, baseline, players=TOKENS)
     found = explainer(x, additional_forward_args=x)
     print(f"{name}, {baseline}: {relative(found, truth):.4f}")
     assert relative(found, truth) < bound
@@ -355,9 +356,10 @@ def test_masks_of_numbers_stay_too() -> None:
     truth = dasp.Explainer(given, 0.0, players=TOKENS, method=dasp.Exact())((x,), additional_forward_args=padded(4, 7) != 0)
     moving = dasp.Explainer(model, 0.0, players=TOKENS, method=dasp.Exact())(x)
     assert relative(moving, truth) > 0.1  # masks that follow the coalition make another game
-    kept = dasp.Explainer(model, 0.0, players=TOKENS, method=dasp.Exact())(x, additional_forward_args=x)
+    once = dasp.Model(model)
+    kept = dasp.Explainer(once, 0.0, players=TOKENS, method=dasp.Exact())(x, additional_forward_args=x)
     torch.testing.assert_close(kept.per_player, truth.per_player)
-    found = dasp.Explainer(model, 0.0, players=TOKENS)(x, additional_forward_args=x)
+    found = dasp.Explainer(once, 0.0, players=TOKENS)(x, additional_forward_args=x)
     assert relative(found, truth) < 0.01
     with pytest.raises(dasp.CaptureError, match=r"the Keras layer masking.* makes a mask from its input"):
         dasp.Explainer(model, 0.0, players=TOKENS)(x)

@@ -89,10 +89,11 @@ def test_enumerating_everybody_is_exact(network: str) -> None:
         ),
     }  # fmt: skip
     x = torch.randn(3, 9)
-    exact = dasp.Explainer(models[network], 0.0, method=dasp.Exact())(x).per_player.double()
+    model = dasp.Model(models[network])
+    exact = dasp.Explainer(model, 0.0, method=dasp.Exact())(x).per_player.double()
     # Five nodes integrate the polynomials of degree 8 that the multilinear extension of nine players has along the diagonal.
     for rule in ("legendre", "lobatto"):
         nodes = 5 if rule == "legendre" else 6
         every = dasp.Propagation(mixture=9, nodes=nodes, rule=rule)
-        found = dasp.Explainer(models[network], 0.0, method=every)(x).per_player.double()
+        found = dasp.Explainer(model, 0.0, method=every)(x).per_player.double()
         assert ((found - exact).norm(dim=-1) / exact.norm(dim=-1)).max() < 1e-5

@@ -92,8 +92,9 @@ def test_moments_that_overflow_name_the_layer() -> None:
 def test_gradients_of_low_rank_have_an_active_subspace(seed: int) -> None:
     torch.manual_seed(seed)
     model, x = nn.Sequential(nn.Linear(100, 3), nn.ReLU(), nn.Linear(3, 1)), torch.randn(1, 100)
-    low = dasp.Explainer(model)(x).per_player
-    full = dasp.Explainer(model, method=dasp.Propagation(rank="full", condition=False))(x).per_player
+    once = dasp.Model(model)
+    low = dasp.Explainer(once)(x).per_player
+    full = dasp.Explainer(once, method=dasp.Propagation(rank="full", condition=False))(x).per_player
     torch.testing.assert_close(low, full, rtol=1e-3, atol=1e-4)  # three directions are all there are
 
 
