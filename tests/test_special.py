@@ -289,3 +289,20 @@ def test_maximum_keeps_a_small_variance_beside_a_large_mean_in_float32() -> None
     m, v = torch.tensor([100.0]), torch.tensor([1e-4])
     assert max_of_two(m, m, v, v).var.item() == pytest.approx(1e-4 * (1 - 1 / math.pi), rel=1e-5)
     assert max_of_two(m, -m, v, v).var.item() == pytest.approx(1e-4, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("seldom_by", [5.3, 5.5, 8.2, 8.4, 11.0, 31.0])
+@pytest.mark.parametrize("mostly_by", [5.3, 5.5, 6.5, 8.2, 8.4, 9.0])
+def test_gradients_of_maxima_that_hardly_ever_differ_belong_to_their_values(
+    dtype: torch.dtype, seldom_by: float, mostly_by: float
+) -> None:
+    """One maximum is hardly ever above 1, another one hardly ever not 1: what varies in each is dust, and they tie."""
+    spread = torch.tensor([0.01, 0.04], dtype=dtype, requires_grad=True)
+    one = torch.ones(1, dtype=dtype)
+    seldom = max_of_two(one - seldom_by * 0.1, one, spread[:1], 0 * one)
+    mostly = max_of_two(one, one - mostly_by * 0.2, 0 * one, spread[1:])
+    found = max_of_two(seldom.mean, mostly.mean, seldom.var, mostly.var)
+    for value in (found.mean, found.var):
+        (gradient,) = torch.autograd.grad(value.sum(), spread, retain_graph=True)
+        assert gradient.abs().max() < 0.5

@@ -60,7 +60,7 @@ class _Max(torch.autograd.Function):
     def forward(ctx: Any, ma: Tensor, mb: Tensor, va: Tensor, vb: Tensor, t2: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         d = ma - mb
-        weight, spread = tail(d, t2)
+        weight, spread = tail(d, t2, both=True)
         right = torch.addcmul(spread, d, weight).clamp_min_(0.0)
         left = torch.addcmul(spread, d, torch.rsub(weight, 1.0), value=-1.0).clamp_min_(0.0)
         mean = torch.maximum(ma, mb).add_(torch.minimum(right, left))
