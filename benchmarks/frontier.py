@@ -136,6 +136,10 @@ def large(problem: Problem) -> Iterator[list[Method]]:
     yield [ours.method("dasp.Regression", f"budget={b}", dasp.Regression(budget=b)) for b in fits[::3]]
     family, prior = "dasp.Regression, prior of full rank", dasp.Propagation(rank="full", nodes=16)
     yield [ours.method(family, f"prior of full rank, budget={b}", dasp.Regression(budget=b, prior=prior)) for b in fits]
+    if n <= 256:
+        family, prior = "dasp.Regression, prior of rank 16", dasp.Propagation(rank=16, nodes=16)
+        rest = [b - 144 for b in fits]  # 64 gradients and 16 passes are the prior's
+        yield [ours.method(family, f"prior of rank 16, budget={b}", dasp.Regression(budget=b, prior=prior)) for b in rest]
     yield from _sampled(ours, some)
     yield from _peers(problem)
     yield [captum_methods.deep_lift().on(problem)]

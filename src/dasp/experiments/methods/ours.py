@@ -40,8 +40,8 @@ class Ours:
             except (CaptureError, MissingRuleError) as error:
                 raise Unsupported(" ".join(str(error).split())) from error
             values = result.per_player[:, 0].double().numpy()
-            rank = result.settings.get("rank", 0)
-            gradients: float = SAMPLES_PER_DIRECTION * rank if isinstance(rank, int) else 0  # counted once already
+            ranks = [some.get("rank", 0) for some in (result.settings, result.settings.get("prior") or {})]
+            gradients: float = sum(SAMPLES_PER_DIRECTION * rank for rank in ranks if isinstance(rank, int))  # counted once
             if isinstance(estimator, VertexGradients):
                 gradients = result.evaluations
             evaluations = result.evaluations + gradients
