@@ -1,11 +1,13 @@
 """Error against evaluations and against time, from one pass to exact: all estimators here, the best of captum, shap, shapiq.
 
     python benchmarks/frontier.py [--out out/frontier] [--inputs 10] [--only NAME ...] [--large] [--page docs/frontier.md]
+    python benchmarks/frontier.py --only mnist dna --inputs 4 --data FOLDER --page docs/frontier.md
 
 The networks: the paper's Parkinson MLP; transformers, LSTM, GRU and the residual network of `architectures.py`; with --large
 also MNIST and DNA, whose truth is sampled (`dasp reproduce` shows more of these two). Budgets are multiples of the number of
 players n. A gradient counts as two evaluations and a propagated pass as one, which is less than it costs: time tells.
-Writes frontier.json and, with --page, the tables and frontier.png beside the page.
+Writes frontier.json, where networks that were not measured stay as they are, and, with --page, the tables of all of them and
+frontier.png beside the page.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,9 @@ SMALL = ("transformer, pre-norm, GELU: lookup", "transformer, post-norm, ReLU: o
 DRAWN = ("parkinson", "transformer, pre-norm, GELU: lookup", "ResNet: digits, 16 patches")
 WORST_DRAWN = 2.0
 ENUMERABLE = 16
-MOST_SECONDS = 4.0
+LARGE = 64
+"""Networks with more players take other settings, and more time."""
+MOST_SECONDS, MOST_SECONDS_LARGE = 4.0, 25.0
 """An input may take this long; larger budgets of a family that took longer are left out."""
 LONGEST_FIT = 8192
 """Evaluations up to which the regression is shown: beyond, its fit takes the time, not the network."""
@@ -60,6 +64,11 @@ class Point:
         return self.evaluations + self.propagations
 
 
+def within(multiple: int, n: int) -> float:
+    """Evaluations that count as a multiple of n: libraries add a few to what is asked for."""
+    return 1.02 * multiple * n + 2
+
+
 def network(name: str, count: int, out: Path, data: Path | None) -> Problem:
     """A network, held-out inputs and their true values."""
     if name in BUILDERS:
@@ -78,8 +87,8 @@ def network(name: str, count: int, out: Path, data: Path | None) -> Problem:
     return Problem(name, title, model, x, targets, labels, exact, np.zeros(count), "")  # type: ignore[arg-type]
 
 
-def methods(problem: Problem) -> Iterator[list[Method]]:
-    """Families, each from its smallest budget to its largest."""
+def small(problem: Problem) -> Iterator[list[Method]]:
+    """Families of up to 64 players, each from its smallest budget to its largest."""
     ours, n = Ours(problem), problem.count
     budgets = [k * n for k in MULTIPLES]
     prior = dasp.Propagation()
@@ -100,38 +109,89 @@ def methods(problem: Problem) -> Iterator[list[Method]]:
         yield [ours.method(family, f"{family}, budget={b}", dasp.Regression(budget=b, prior=strong)) for b in fits]
     tolerances, family = (0.3, 0.1, 0.05, 0.02), "dasp.Refine"
     yield [ours.method(family, f"tolerance={t}", dasp.Refine(tolerance=t, budget=256 * n)) for t in tolerances]
-    samples = [max(4, b // 4 * 2) for b in budgets]
-    yield [ours.method("dasp.VertexGradients", f"samples={s}", dasp.VertexGradients(samples=s)) for s in samples]
-    walks = [max(2, b // (n - 1) // 2 * 2) for b in budgets if b >= 2 * (n - 1)]
-    yield [ours.permutations(count) for count in walks]
-    yield [shapiq_methods.kernel(b).on(problem) for b in budgets]
+    yield from _sampled(ours)
     for order in (2, 3) if n <= 32 else ():
         yield [shapiq_methods.additive(order, b).on(problem) for b in budgets if b > 6 * n]
-    if n > 32:
-        yield [shapiq_methods.kernel(b, evenly=True).on(problem) for b in budgets]
-    yield [shap_methods.permutation(b).on(problem) for b in budgets if b >= 2 * n + 1]
+    yield from _peers(problem)
+
+
+def large(problem: Problem) -> Iterator[list[Method]]:
+    """Families of hundreds of players.
+
+    Beyond 64 n gradients have nothing left but their bias, and permutations are far behind the regression. Of shapiq's
+    KernelSHAP only even sizes are tried, which are nearer on both networks at every budget (`dasp reproduce`).
+    """
+    ours, n = Ours(problem), problem.count
+    some = [k for k in MULTIPLES if k <= 64]
+    ours.default().run()  # captures the network
+    yield [ours.default()]
+    plain: dict[str, Any] = {"rule": "legendre", "condition": False}
+    yield [ours.propagation("rank 0", f"{k} nodes", rank=0, nodes=k, **plain) for k in (4, 8, 16)]
+    yield [ours.propagation("rank 16", f"{k} nodes", rank=16, nodes=k, **plain) for k in (16,)]
+    yield [ours.propagation("full rank", f"{k} nodes", rank="full", nodes=k, **plain) for k in (8, 16)]
+    name = "full rank, conditioned"
+    yield [ours.propagation(name, f"{k} nodes", rank="full", nodes=k, rule="legendre") for k in (4, 8, 16)]
+    # The more players, the later a sample knows better than a good prior.
+    fits = [k * n for k in MULTIPLES if k >= (4 if n <= 256 else 128)]
+    yield [ours.method("dasp.Regression", f"budget={b}", dasp.Regression(budget=b)) for b in fits[::3]]
+    family, prior = "dasp.Regression, prior of full rank", dasp.Propagation(rank="full", nodes=16)
+    yield [ours.method(family, f"prior of full rank, budget={b}", dasp.Regression(budget=b, prior=prior)) for b in fits]
+    if n <= 256:
+        family, prior = "dasp.Regression, prior of rank 16", dasp.Propagation(rank=16, nodes=16)
+        rest = [b - 144 for b in fits]  # 64 gradients and 16 passes are the prior's
+        yield [ours.method(family, f"prior of rank 16, budget={b}", dasp.Regression(budget=b, prior=prior)) for b in rest]
+    yield from _sampled(ours, some)
+    yield from _peers(problem)
+    yield [captum_methods.deep_lift().on(problem)]
+    yield [captum_methods.integrated_gradients(steps).on(problem) for steps in (16, 64)]
+
+
+def _sampled(ours: Ours, multiples: Sequence[int] = MULTIPLES) -> Iterator[list[Method]]:
+    """Gradients, of which two more are taken at the ends, and permutations."""
+    n = ours.problem.count
+    samples = [max(4, k * n // 4 * 2 - 2) for k in multiples]
+    yield [ours.method("dasp.VertexGradients", f"samples={s}", dasp.VertexGradients(samples=s)) for s in samples]
+    yield [ours.permutations(max(2, k * n // (n - 1) // 2 * 2)) for k in multiples]
+
+
+def _peers(problem: Problem) -> Iterator[list[Method]]:
+    """What captum, shap and shapiq have for any number of players."""
+    n = problem.count
+    budgets = [k * n for k in MULTIPLES]
+    for evenly in (False,) if n <= 32 else (True,) if n > LARGE else (False, True):
+        yield [shapiq_methods.kernel(b, evenly=evenly).on(problem) for b in budgets]
+    walk = 2 * n + 1
+    yield [shap_methods.permutation(int(within(k, n) // walk) * walk).on(problem) for k in MULTIPLES]
     yield [shap_methods.kernel(b).on(problem) for b in budgets]
     yield [captum_methods.sampling(max(1, b // n)).on(problem) for b in budgets]
 
 
 def measured(problem: Problem) -> Iterator[Point]:
     """Every method that does not take too long, its mean relative error over the inputs, and its cost an input."""
-    truth = problem.truth
-    for family in methods(problem):
+    truth, many = problem.truth, problem.count > LARGE
+    for family in (large if many else small)(problem):
         for method in family:
-            start = time.perf_counter()
+            start = time.process_time()
             try:
                 outcome = method.run()
             except (Unsupported, dasp.DaspError, ValueError) as reason:
                 print(f"  {method.label}: {str(reason)[:100]}", flush=True)
                 continue
-            seconds = (time.perf_counter() - start) / len(truth)
+            seconds = (time.process_time() - start) / len(truth)
             error = float((np.linalg.norm(outcome.values - truth, axis=1) / np.linalg.norm(truth, axis=1)).mean())
             ours = method.family.startswith("dasp.")
             cost = outcome.evaluations, outcome.propagations, seconds
             yield Point(problem.name, method.family, method.label, ours, error, *cost)
-            if seconds > MOST_SECONDS:
+            if seconds > (MOST_SECONDS_LARGE if many else MOST_SECONDS):
                 break
+
+
+def heading(problem: Problem) -> str:
+    """What stands above a table; how many inputs and how well they are known, where the truth is sampled."""
+    if not problem.truth_error.any():
+        return problem.title
+    known = f"true values known to {problem.truth_error.max():.2%}"
+    return f"{problem.title}, {len(problem.truth)} inputs, {known}"
 
 
 def best(points: list[Point], cost: Callable[[Point], float], limit: float, *, ours: bool) -> Point | None:
@@ -149,7 +209,7 @@ def tables(points: list[Point], titles: dict[str, str], players: dict[str, int])
         lines += ["| --- | --- | ---: | --- | ---: | ---: |"]
         n = players[name]
         for k in MULTIPLES:
-            lines.append(_line(f"{k}n = {k * n:,} passes", own, lambda p: p.passes, 1.02 * k * n + 2))
+            lines.append(_line(f"{k}n = {k * n:,} passes", own, lambda p: p.passes, within(k, n)))
         slowest = max(p.seconds for p in own)
         limit = 1e-3
         while limit < 2 * slowest:
@@ -216,22 +276,20 @@ def main() -> None:
     stored = options.out / "frontier.json"
     options.out.mkdir(parents=True, exist_ok=True)
     names = [] if options.redraw else options.only or ["parkinson", *SMALL, *(("mnist", "dna") if options.large else ())]
-    points: list[Point] = []
-    titles: dict[str, str] = {}
-    players: dict[str, int] = {}
+    known = json.loads(stored.read_text()) if stored.is_file() else {"titles": {}, "players": {}, "points": []}
+    titles, players = known["titles"], known["players"]
+    points = [Point(**point) for point in known["points"]]
     for name in names:
         problem = network(name, options.inputs, options.out, options.data)
-        titles[name], players[name] = problem.title, problem.count
+        titles[name], players[name] = heading(problem), problem.count
+        fresh = []
         for point in measured(problem):
-            points.append(point)
+            fresh.append(point)
             cost = f"{point.passes:,.0f} passes, {1e3 * point.seconds:.1f} ms"
             print(f"{name}: {point.label}: {point.error:.4f}, {cost}", flush=True)
-    if options.redraw:
-        known = json.loads(stored.read_text())
-        titles, players = known["titles"], known["players"]
-        points = [Point(**point) for point in known["points"]]
-    found = {"titles": titles, "players": players, "points": [asdict(p) for p in points]}
-    write_text(stored, json.dumps(found, indent=1) + "\n")
+        points = [p for p in points if p.network != name] + fresh
+        found = {"titles": titles, "players": players, "points": [asdict(p) for p in points]}
+        write_text(stored, json.dumps(found, indent=1) + "\n")
     text = tables(points, titles, players)
     print(text)
     if options.page is not None:

@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 from ...errors import CaptureError, MissingRuleError
-from ...estimators import DASP, Estimator, Exact, PermutationSampling, Propagation
+from ...estimators import DASP, Estimator, Exact, PermutationSampling, Propagation, VertexGradients
 from ...estimators.directions import SAMPLES_PER_DIRECTION
 from ...explainer import Explainer
 from ...model import Model
@@ -28,7 +28,8 @@ class Ours:
     def method(self, family: str, label: str, estimator: Estimator) -> Method:
         """One estimator.
 
-        The gradients in which a rank's directions are found count as two evaluations each, as everywhere in the comparison.
+        A gradient counts as two evaluations, as everywhere in the comparison: those of vertex gradients, and those in which a
+        rank's directions are found.
         """
         problem = self.problem
         explainer = Explainer(self._model, 0.0, method=estimator, players=problem.players)
@@ -39,8 +40,10 @@ class Ours:
             except (CaptureError, MissingRuleError) as error:
                 raise Unsupported(" ".join(str(error).split())) from error
             values = result.per_player[:, 0].double().numpy()
-            rank = result.settings.get("rank", 0)
-            gradients = SAMPLES_PER_DIRECTION * rank if isinstance(rank, int) else 0  # counted once already
+            ranks = [some.get("rank", 0) for some in (result.settings, result.settings.get("prior") or {})]
+            gradients: float = sum(SAMPLES_PER_DIRECTION * rank for rank in ranks if isinstance(rank, int))  # counted once
+            if isinstance(estimator, VertexGradients):
+                gradients = result.evaluations
             evaluations = result.evaluations + gradients
             return Outcome(values, evaluations, result.propagations, float(result.gap.abs().median()))
 
