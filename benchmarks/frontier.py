@@ -98,8 +98,8 @@ def small(problem: Problem) -> Iterator[list[Method]]:
     yield [ours.method(family, f"no exact ends, {k} nodes", dasp.Propagation(rule="legendre", nodes=k)) for k in (1, 2, 4)]
     mixtures = [h for h in (2, 4, 6, 8) if n <= 32]
     yield [ours.method("dasp.Propagation, mixture", f"mixture={h}", dasp.Propagation(mixture=h)) for h in mixtures]
-    few = {"mixture": 2, "rule": "lobatto", "nodes": 3}
-    yield [ours.method("dasp.Propagation, mixture, 3 nodes", "mixture=2, 3 nodes", dasp.Propagation(**few)) for _ in mixtures[:1]]
+    few = dasp.Propagation(mixture=2, rule="lobatto", nodes=3)
+    yield [ours.method("dasp.Propagation, mixture, 3 nodes", "mixture=2, 3 nodes", few) for _ in mixtures[:1]]
     if n > ENUMERABLE:
         yield [ours.method("dasp.Propagation, full rank", "full rank", dasp.Propagation(rank="full", condition=False))]
     fits = [max(2 * n + 2, b) for b in budgets if b <= LONGEST_FIT]

@@ -106,7 +106,7 @@ def test_an_argument_with_as_many_entries_as_rows_are_left_is_not_taken_apart() 
 
 
 def test_rungs_are_passed_over_that_make_more_evaluations_than_are_left() -> None:
-    first = Estimate(torch.zeros(1, 1, 80), None, 2.0, {"rank": 64, "mixture": None}, 4.0)
+    first = Estimate(torch.zeros(1, 1, 80), None, 2.0, {"rank": 64, "mixture": None, "nodes": 4}, 4.0)
     ladder = Ladder(dasp.Propagation(), first, torch.zeros(1, 1, 80), 80, 0)
     taken = [rung.estimator for rung in ladder.affordable(1e9, 3_000)]
     assert [type(e).__name__ for e in taken] == ["VertexGradients", "Propagation", "VertexGradients"]
