@@ -65,9 +65,13 @@ def _ending() -> Iterator[None]:
             signal.signal(kind, handler)
 
 
-def _left(stop: BaseException) -> str:
-    """What a command that was stopped leaves behind: its own note, where it wrote one."""
-    return next(iter(getattr(stop, "__notes__", [])), "nothing was written")
+def _left(stop: BaseException | None) -> str:
+    """What a command that was stopped leaves behind: its own note, or that of what it came from, where there is one."""
+    while stop is not None:
+        for note in getattr(stop, "__notes__", []):
+            return str(note)
+        stop = stop.__cause__ or stop.__context__
+    return "nothing was written"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

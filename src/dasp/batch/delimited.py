@@ -13,7 +13,9 @@ from .source import Chunk, Source, file_digest
 
 STEP = 1024
 """Rows that are parsed at a time."""
-BLOCK = 2**22
+BLOCK = 2**20
+HEAD = 2**18
+"""Bytes that the line of column names is looked for in."""
 NEWLINE, RETURN, QUOTE = 10, 13, 34
 
 
@@ -25,15 +27,7 @@ class CsvFile(Source):
     """
 
     def __init__(self, path: Path, columns: list[str] | None) -> None:
-        pyarrow, csv = pyarrow_module("pyarrow"), pyarrow_module("pyarrow.csv")
-        try:
-            lenient = csv.ParseOptions(newlines_in_values=True, invalid_row_handler=lambda row: "skip")
-            with csv.open_csv(path, parse_options=lenient) as head:
-                self._header: list[str] = head.schema.names
-        except UnicodeDecodeError as error:
-            raise DataFileError(f"{path}: the column names are not UTF-8 text ({error}); save the file as UTF-8.") from error
-        except (pyarrow.ArrowException, OSError) as error:
-            raise DataFileError(f"{path}: not a table of comma-separated values ({error}).") from error
+        self._header = _header(path)
         self.path, self.names = path, pick_columns(path, self._header, columns)
         self.shape = (len(self.names),)
         self._offsets, self._rows = _index(path, skip_empty=len(self._header) > 1)
@@ -113,6 +107,22 @@ class CsvFile(Source):
                 for row, why in wrong.items():
                     bad.setdefault(int(kept[row]), f"column {name!r} {why}")
         return Chunk(values, bad)
+
+
+def _header(path: Path) -> list[str]:
+    """The column names, from the first bytes of the file: a reader of the whole would read ahead."""
+    pyarrow, csv = pyarrow_module("pyarrow"), pyarrow_module("pyarrow.csv")
+    try:
+        with open(path, "rb") as file:
+            data = file.read(HEAD)
+        lenient = csv.ParseOptions(newlines_in_values=True, invalid_row_handler=lambda row: "skip")
+        with csv.open_csv(pyarrow.BufferReader(data), parse_options=lenient) as head:
+            names: list[str] = head.schema.names
+    except UnicodeDecodeError as error:
+        raise DataFileError(f"{path}: the column names are not UTF-8 text ({error}); save the file as UTF-8.") from error
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataFileError(f"{path}: not a table of comma-separated values ({error}).") from error
+    return names
 
 
 def _numbers(column: Any) -> tuple[Array, dict[int, str]]:

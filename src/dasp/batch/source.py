@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -177,15 +177,13 @@ def digest_of(*parts: str | bytes) -> str:
 def file_digest(path: Path) -> str:
     """Digest of a file's size and bytes; of a large file only of 64 samples, the first and the last bytes among them."""
     size = path.stat().st_size
-    with open(path, "rb") as file:
-        return digest_of(str(size), *_samples(file, size))
-
-
-def _samples(file: object, size: int) -> Iterator[bytes]:
-    read, seek = file.read, file.seek  # type: ignore[attr-defined]
     if size <= WHOLE_BYTES:
-        yield read()
-        return
-    for place in np.linspace(0, size - SAMPLE_BYTES, SAMPLES).astype(np.int64).tolist():
-        seek(place)
-        yield read(SAMPLE_BYTES)
+        places = list(range(0, size, SAMPLE_BYTES))
+    else:
+        places = np.linspace(0, size - SAMPLE_BYTES, SAMPLES).astype(np.int64).tolist()
+    whole = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        for place in places:
+            file.seek(place)
+            whole.update(file.read(SAMPLE_BYTES))
+    return whole.hexdigest()
