@@ -31,7 +31,7 @@ from .targets import argmax
 _READ = 4096  # rows checked at a time
 _CHUNK = 64  # rows explained at a time, of one file
 _READ_FROM = ("model", "rows", "baseline", "players")  # options that may name files
-_OF_FOLDERS = ("batch", "part_rows", "on_error", "engine", "workers")  # options that one file does not take
+_OF_FOLDERS = ("batch", "part_rows", "on_error", "engine", "workers", "address", "gpus")  # options that one file does not take
 _COUNT = click.IntRange(min=1)
 _OPTIONS_OF = {
     "propagation": ("nodes", "rule", "rank", "mixture", "seed"),
@@ -86,6 +86,8 @@ def _rank(value: str) -> int | str:
 @click.option("--on-error", type=click.Choice(batch.ON_ERROR), help="For a folder: at a bad row, default stop.")
 @click.option("--engine", type=click.Choice(batch.ENGINES), help="For a folder: default local.")
 @click.option("--workers", type=_COUNT, help="For a folder: processes, default 1.")
+@click.option("--address", help="ray: of a running cluster; default: one on this machine.")
+@click.option("--gpus", type=float, help="ray: GPUs for each worker, default none.")
 @click.option("--memory", type=click.IntRange(min=1), default=1024, show_default=True, help="Memory bound in MiB.")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision; default: the model's.")
 @click.option("--progress/--no-progress", default=None, help="Default: when standard error is a terminal.")

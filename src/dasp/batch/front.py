@@ -29,6 +29,7 @@ from .folder import ASIDE, Folder
 from .identity import described, model_digest
 from .local import run_beside, run_here
 from .opening import StrPath, open_source
+from .ray_engine import run_on_ray
 from .source import Source
 from .worker import Plan
 
@@ -93,6 +94,8 @@ def explain(
     dtype: torch.dtype | None = None,
     engine: str = "local",
     workers: int = 1,
+    address: str | None = None,
+    gpus: float = 0,
     progress: bool | None = None,
 ) -> Summary:
     """Explain every row of a data set of any size into a folder of parquet files, one for each range of `part_rows` rows.
@@ -115,8 +118,10 @@ def explain(
         chunk: rows read together, part of a part at most; by default what fits 64 MiB.
         part_rows: rows for each part.
         dtype: of a row as the model takes it; default: what a program declares, else the model's.
-        engine: "local", or "ray".
-        workers: processes; 1 is this one alone.
+        engine: "local", or "ray" for workers on a cluster, which all need to find the data under the same path.
+        workers: processes; 1 is this one alone, and on Ray one worker.
+        address: of a Ray cluster; default: the one this process is in, or one started on this machine.
+        gpus: on Ray, for each worker; with any, the model is explained on "cuda".
         progress: show a progress bar; default: when standard error is a terminal.
 
     Raises:
@@ -128,6 +133,8 @@ def explain(
     started = time.perf_counter()
     sizes = {"batch": batch, "part_rows": part_rows, "workers": workers, "chunk": chunk, "audit": audit}
     _check(sizes, engine, on_error, target)
+    if engine != "ray" and (address is not None or gpus):
+        raise InputError("address and gpus are for engine='ray'; the local engine explains where the model is.")
     known = explainer.model if isinstance(explainer, Explainer) else explainer
     model = known if isinstance(known, Model) else Model(known)
     if not isinstance(source, Source):
@@ -136,7 +143,8 @@ def explain(
         raise InputError("columns: the source is open already; name them when it is opened.")
     dtype = dtype or _dtype(model, source)
     explainer = _explainer(explainer, model, baseline, source, dtype, on_error)
-    plan = _plan(explainer, source, dtype, target, on_error, batch, chunk, part_rows, audit)
+    device = "cuda" if gpus else str((model.device or torch.device("cpu")).type)
+    plan = _plan(explainer, source, dtype, target, on_error, batch, chunk, part_rows, audit, device)
     folder = Folder(out, plan.run)
     try:
         todo = [part for part in range(plan.parts) if part not in folder.done]
@@ -144,9 +152,11 @@ def explain(
         ready = sum(len(plan.rows_of(part)) for part in folder.done)
         show = None if progress is None else not progress
         with tqdm(total=len(source), initial=ready, unit="row", disable=show, smoothing=0.05) as bar:
-            if engine == "ray":
-                raise InputError("engine: ray is not there yet.")
-            if workers > 1:
+            if not todo:
+                pass
+            elif engine == "ray":
+                run_on_ray(plan, explainer, folder, todo, bar.update, workers, address=address, gpus=gpus)
+            elif workers > 1:
                 run_beside(plan, explainer, folder, todo, bar.update, workers)
             else:
                 run_here(plan, explainer, folder, todo, bar.update)
@@ -232,7 +242,7 @@ def _explainer(explainer: Any, model: Model, baseline: Any, source: Source, dtyp
 
 def _plan(
     explainer: Explainer, source: Source, dtype: torch.dtype, target: Any, on_error: str, batch: int, chunk: int | None,
-    part_rows: int, audit: int | None,
+    part_rows: int, audit: int | None, device: str,
 ) -> Plan:  # fmt: skip
     names = explainer.feature_names
     if names is None and source.names is not None and explainer.players is None:
@@ -253,7 +263,7 @@ def _plan(
         "part_rows": part_rows,
         "memory": explainer.memory,
         "dtype": str(dtype).removeprefix("torch."),
-        "device": str((explainer.model.device or torch.device("cpu")).type),
+        "device": device,
         "dasp": version("dasp"),
         "torch": torch.__version__,
     }
