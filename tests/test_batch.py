@@ -368,6 +368,8 @@ def test_a_folder_of_something_else_is_refused(model: Voices, rows: Path, voices
         run(model, rows, tmp_path / "out" / "mine.parquet")
     with pytest.raises(dasp.OutputFileError, match="does not exist"):
         run(model, rows, tmp_path / "no" / "out")
+    with pytest.raises(dasp.InputError, match="lies inside"):
+        run(model, tmp_path / "out", tmp_path / "out" / "values")
 
 
 def test_a_second_run_waits_its_turn(model: Voices, rows: Path, tmp_path: Path) -> None:
@@ -695,6 +697,16 @@ def test_several_processes_write_the_same_and_a_lost_one_is_replaced(
     run(explainer, rows, tmp_path / "two", workers=2, **options)
     assert len(killed) == 1
     assert content(tmp_path / "two") == content(tmp_path / "one")
+
+
+def test_ray_is_asked_for_where_it_is_missing(
+    model: Voices, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(dasp.MissingExtraError, match=r"pip install 'dasp\[ray\]'"):
+        run(model, rows, tmp_path / "out", engine="ray")
+    with pytest.raises(dasp.InputError, match="address and gpus are for engine='ray'"):
+        run(model, rows, tmp_path / "out", gpus=1)
 
 
 def test_models_that_cannot_be_sent_are_refused(rows: Path, tmp_path: Path) -> None:

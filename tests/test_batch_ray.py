@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,6 +104,25 @@ def test_errors_come_back_as_they_are(cluster: None, work: dict[str, Any]) -> No
     options = work["options"] | {"on_error": "stop"}
     with pytest.raises(dasp.DataFileError, match=r"a.csv: row 1: column 'c' is nan"):
         dasp.batch.explain(*work["arguments"], work["place"] / "stopped", engine="ray", **options)
+
+
+def test_the_command_reaches_a_cluster_by_its_address(cluster: None, work: dict[str, Any]) -> None:
+    out, source = work["place"] / "command", work["place"] / "table"
+    source.mkdir()
+    for name in ("a.csv", "b.csv"):
+        (source / name).write_bytes((work["place"] / name).read_bytes())
+    command = [sys.executable, "-m", "dasp.cli", "explain", "net.pt2", "table", "--baseline", "zeros", "--target", "argmax"]
+    command += ["--out", "command/", "--batch", "16", "--part-rows", "48", "--on-error", "set-aside", "--engine", "ray"]
+    command += ["--address", ray.get_runtime_context().gcs_address]
+    here = os.environ | {"PYTHONPATH": str(Path(dasp.__file__).parents[1])}
+    found = subprocess.run(command, cwd=work["place"], env=here, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert "684 rows in 15 part(s), 16 rows set aside" in found.stderr
+    np.testing.assert_array_equal(numbers(out), numbers(work["place"] / "local"))
+
+
+def numbers(out: Path) -> Any:
+    return np.stack([column.to_numpy() for column in pq.read_table(out).columns])
 
 
 def test_a_module_is_sent_too(cluster: None, work: dict[str, Any]) -> None:

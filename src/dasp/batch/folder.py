@@ -17,6 +17,7 @@ from ..tables import pyarrow_module
 ASIDE = "_set-aside"
 """Folder inside the output for the rows that could not be explained; readers of data sets pass over such names."""
 LOCK = ".lock"
+LEFT = ".part-*.tmp"  # what a killed run leaves
 SHOWN = 60  # letters of a setting in a message
 
 
@@ -84,7 +85,7 @@ class Folder:
             raise OutputFileError(f"{self.path}: cannot be written there ({error.strerror}).") from error
         try:
             _hold(self._lock, self.path)
-            for left in (*self.path.glob(".*.tmp"), *(self.path / ASIDE).glob(".*.tmp")):
+            for left in (*self.path.glob(LEFT), *(self.path / ASIDE).glob(LEFT)):
                 left.unlink()
             self.done = {counts.part: counts for counts in map(self._checked, sorted(self.path.glob("*.parquet")))}
         except BaseException:

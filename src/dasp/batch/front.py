@@ -101,8 +101,10 @@ def explain(
     """Explain every row of a data set of any size into a folder of parquet files, one for each range of `part_rows` rows.
 
     A part appears whole or not at all. Called again with the same arguments, it goes on after the parts that are there; a
-    folder that holds parts of another run is refused. The parts are the same to the last bit whatever `chunk`, `workers` and
-    interruptions, and the values of a row also whatever `part_rows`; another `batch` may change last digits.
+    folder that holds parts of another run is refused: other settings, weights, or data, which are known by their bytes (of
+    files above 64 MiB by samples of them, of images by their names and sizes). The parts are the same to the last bit
+    whatever `chunk`, `workers` and interruptions, and the values of a row also whatever `part_rows`; another `batch` may change
+    last digits.
 
     Args:
         explainer: an explainer, or a model as `dasp.Explainer` takes it.
@@ -141,6 +143,8 @@ def explain(
         source = open_source(source, columns=columns, shape=_declared(model))
     elif columns is not None:
         raise InputError("columns: the source is open already; name them when it is opened.")
+    if source.path.is_dir() and Path(out).resolve().is_relative_to(source.path.resolve()):
+        raise InputError(f"out: {out} lies inside {source.path}, whose files are the data. Name a folder outside of it.")
     dtype = dtype or _dtype(model, source)
     explainer = _explainer(explainer, model, baseline, source, dtype, on_error)
     device = "cuda" if gpus else str((model.device or torch.device("cpu")).type)

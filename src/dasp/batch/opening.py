@@ -37,7 +37,7 @@ def open_source(
         if not path:
             raise DataFileError("the list of files is empty; name at least one.")
         files = [Path(one) for one in path]
-        return _with_rows(_joined(files[0].parent, files, picked))
+        return _with_rows(_joined(files[0], files, picked))
     whole = Path(path)
     if whole.is_dir():
         return _with_rows(_folder(whole, picked, shape))
@@ -75,7 +75,7 @@ def _joined(path: Path, files: Sequence[Path], columns: list[str] | None) -> Sou
         if not file.is_file():
             raise DataFileError(f"{file}: no such file.")
     sources = [_one(file, columns) for file in files]
-    return sources[0] if len(sources) == 1 else Joined(path, sources)
+    return sources[0] if path == files[0] and len(sources) == 1 else Joined(path, sources)
 
 
 def _one(file: Path, columns: list[str] | None) -> Source:
