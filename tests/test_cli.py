@@ -476,3 +476,28 @@ def test_refine_says_how_every_row_ended(net: Path, rows: Path) -> None:
 def test_other_estimators_on_the_command_line(net: Path, rows: Path, method: tuple[object, ...]) -> None:
     table = explain(net, rows, "--target", 0, "--method", *method)[1]
     assert any(name.endswith("_se") for name in table.column_names)
+
+
+def test_several_rows_in_a_file_are_a_background(net: Path, rows: Path, capsys: Capture) -> None:
+    base = rows.parent / "base.csv"
+    base.write_text("a,b,c\n1,0,0\n0,1,2\n")
+    table = explain(net, rows, "--target", 0, baseline=base)[1]
+    # Outputs at the two rows: 0 and 2 x 2; against one row, phi_a = 2 (x_a - b_a)(x_b + b_b) / 2.
+    np.testing.assert_allclose(table.column("base_value"), np.full(3, 2.0), rtol=1e-6)
+    a, b = ROWS[:, 0], ROWS[:, 1]
+    np.testing.assert_allclose(table.column("a"), ((a - 1) * b + a * (b + 1)) / 2, atol=1e-5)
+    base.write_text("a,b,c\n1,0,0\n0,1e39,2\n")
+    assert explain(net, rows, "--target", 0, baseline=base)[0] == 2
+    assert "base.csv: row 2, column 'b' is 1e+39, too large for float32" in capsys.readouterr().err
+
+
+def test_semivalues_on_the_command_line(net: Path, rows: Path, capsys: Capture) -> None:
+    asked = {"banzhaf": dasp.Banzhaf(), "banzhaf:0.2": dasp.Banzhaf(0.2), "beta:4,1": dasp.BetaShapley(4, 1)}
+    for spec, semivalue in asked.items():
+        table = explain(net, rows, "--target", 0, "--semivalue", spec)[1]
+        by_hand = dasp.Explainer(Net(), 0.0, method=dasp.Exact(), semivalue=semivalue)
+        np.testing.assert_allclose(values(table), by_hand(torch.tensor(ROWS).float(), 0).values.numpy(), atol=1e-6)
+        assert json.loads(table.schema.metadata[b"dasp"])["settings"]["semivalue"]["name"] == type(semivalue).__name__
+    for spec in ("shapley", "beta", "beta:1", "banzhaf:x", "beta:1,y", "banzhaf:2", "banzhaf:0.1,0.2"):
+        assert explain(net, rows, "--target", 0, "--semivalue", spec)[0] == 2
+        assert "error: " in capsys.readouterr().err

@@ -51,6 +51,9 @@ ORDER = (
     "baselines",
     "explainer",
     "options",
+    "columns",
+    "batch",
+    "explain_command",
     "check_command",
     "huggingface",
     "axioms",
@@ -61,7 +64,7 @@ ORDER = (
 PLOTS_KNOW = {"attribution", "errors", "interactions", "plots"}
 OPTIONAL = {
     "matplotlib", "pandas", "pyarrow", "captum", "shap", "sklearn", "scipy", "click", "keras", "transformers", "skorch",
-    "pytorch_lightning", "onnx",
+    "pytorch_lightning", "onnx", "PIL", "ray",
 }  # fmt: skip
 
 

@@ -185,12 +185,21 @@ def test_baselines(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_baseline(str(tmp_path / "base.npy"), rows), [1, 2])
 
 
+def test_several_rows_are_a_background(tmp_path: Path) -> None:
+    rows = read_rows(write(tmp_path / "rows.csv", CSV), columns=["weight", "age"])
+    np.testing.assert_array_equal(read_baseline(str(tmp_path / "rows.csv"), rows), [[70, 30], [82.25, 41]])
+    np.save(tmp_path / "base.npy", np.arange(6.0).reshape(3, 2))
+    np.testing.assert_array_equal(read_baseline(str(tmp_path / "base.npy"), rows), [[0, 1], [2, 3], [4, 5]])
+
+
 def test_bad_baselines(tmp_path: Path) -> None:
     rows = read_rows(write(tmp_path / "rows.csv", CSV))
     with pytest.raises(DataFileError, match="give zeros, mean"):
         read_baseline("ones", rows)
-    with pytest.raises(DataFileError, match="this file holds 2"):
-        read_baseline(str(tmp_path / "rows.csv"), rows)
+    array = tmp_path / "rows.npy"
+    np.save(array, np.zeros((2, 4)))
+    with pytest.raises(DataFileError, match=r"this file holds 2 of shape \(3,\)"):
+        read_baseline(str(tmp_path / "rows.csv"), read_rows(array))
     np.save(tmp_path / "base.npy", np.zeros(4))
     with pytest.raises(DataFileError, match=r"shape \(4,\), but one row .* shape \(3,\)"):
         read_baseline(str(tmp_path / "base.npy"), rows)

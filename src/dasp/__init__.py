@@ -1,6 +1,7 @@
 """Shapley values of PyTorch networks by moment propagation: all features at once, no sampling, the error measured."""
 
 from . import axioms as axioms
+from . import batch as batch
 from . import huggingface as huggingface
 from . import players as players
 from . import plots as plots
@@ -22,6 +23,7 @@ from .errors import ModelFileError as ModelFileError
 from .errors import NumericsError as NumericsError
 from .errors import OutputFileError as OutputFileError
 from .errors import RuleFault as RuleFault
+from .errors import WorkerError as WorkerError
 from .estimators import DASP as DASP
 from .estimators import Estimate as Estimate
 from .estimators import Estimator as Estimator

@@ -83,3 +83,7 @@ class CostError(DaspError, ValueError):
 
 class MissingExtraError(DaspError, ImportError):
     """An optional package is needed; the message names the extra that installs it."""
+
+
+class WorkerError(DaspError, RuntimeError):
+    """Processes that explain parts of a data set are lost again and again."""

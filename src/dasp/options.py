@@ -1,7 +1,9 @@
-"""What several commands read off their arguments: players, and what an exported program takes."""
+"""What several commands read off their arguments: players, targets, and what an exported program takes."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,12 @@ from . import players as layouts
 from .checks import native
 from .errors import DataFileError, InputError
 from .model import Model
+from .semivalues import Banzhaf, BetaShapley, Weighting
+from .tables import Described
 
 PLAYERS = "grid:HxW|pixels|channels|tokens|FILE.npy"
+ARGMAX = "argmax"
+_LISTED = 30  # column names in a message
 _ROWS = 2  # of the stand-ins for inputs; the values do not matter
 
 
@@ -45,6 +51,72 @@ def players_of(spec: str | None) -> Any:
     if kind == "grid" and len(sides) == 2 and all(side.isdecimal() for side in sides):
         return layouts.grid(int(sides[0]), int(sides[1]))
     raise InputError(f"--players {spec!r}: give grid:HxW (as grid:2x2), pixels, channels, tokens or a .npy mask.")
+
+
+def targets_of(specs: Sequence[str]) -> Any:
+    """What the texts of `--target` ask for: nothing, one target, a list of several, or the word argmax.
+
+    Raises:
+        InputError: a text is no target, or argmax is among several.
+    """
+    if ARGMAX in specs:
+        if len(specs) > 1:
+            raise InputError("--target argmax cannot be combined with other targets.")
+        return ARGMAX
+    targets: list[Any] = []
+    for spec in specs:
+        try:
+            index = tuple(int(place) for place in spec.split(","))
+        except ValueError:
+            raise InputError(f"--target {spec!r}: give a number, numbers as 1,2 for several axes, or argmax.") from None
+        targets.append(index if len(index) > 1 else index[0])
+    if len(targets) > 1:
+        return targets
+    return targets[0] if targets else None
+
+
+def semivalue_of(spec: str | None) -> Weighting | None:
+    """What the text of `--semivalue` asks for; None for Shapley values.
+
+    Raises:
+        InputError: the text names no semivalue, or its numbers are out of range.
+    """
+    kind, _, numbers = (spec or "").partition(":")
+    try:
+        given = [float(number) for number in numbers.split(",")] if numbers else []
+    except ValueError:
+        given = [math.nan]
+    if spec is None:
+        return None
+    if kind == "banzhaf" and len(given) <= 1 and not any(map(math.isnan, given)):
+        return Banzhaf(*given)
+    if kind == "beta" and len(given) == 2 and not any(map(math.isnan, given)):
+        return BetaShapley(*given)
+    raise InputError(f"--semivalue {spec!r}: give banzhaf, banzhaf:P with a probability P, or beta:A,B (as beta:16,1).")
+
+
+def row_dtype(model: Model, name: str, rows: Described) -> torch.dtype:
+    """The dtype of the program's one input, after comparing the shape of a row with what the program takes.
+
+    Raises:
+        CaptureError: the program cannot be explained.
+        InputError: it takes several inputs, or rows of another shape.
+    """
+    expected = expected_inputs(model)
+    if len(expected) != 1:
+        raise InputError(
+            f"{name}: takes {len(expected)} inputs; the command line explains models of one. Use dasp.Explainer in Python."
+        )
+    shape = tuple(expected[0].shape[1:])
+    if rows.shape == shape:
+        return expected[0].dtype
+    if rows.names is None:
+        raise InputError(f"{rows.path}: a row has shape {rows.shape}, but {name} takes rows of shape {shape}.")
+    listed = ", ".join(rows.names[:_LISTED]) + (", ..." if len(rows.names) > _LISTED else "")
+    taken = f"takes rows of shape {shape}. Save such rows as .npy."
+    if len(shape) == 1:
+        taken = f"takes {shape[0]} numbers a row. Name its columns, in the order it takes them, with --columns A,B,..."
+    raise InputError(f"{rows.path}: {len(rows.names)} columns ({listed}), but {name} {taken}")
 
 
 def expected_inputs(model: Model) -> list[Tensor]:

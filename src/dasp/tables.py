@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,25 @@ from .errors import DataFileError, InputError, MissingExtraError, OutputFileErro
 Array = npt.NDArray[Any]
 
 _CHUNK = 4096  # rows read at a time, so that a memory-mapped file may be larger than memory
+
+
+class Described(Protocol):
+    """Rows that can say what they are: their shape, the names of their columns, where they came from, their mean."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one row."""
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """Names of the columns, where they have any."""
+
+    @property
+    def path(self) -> Path:
+        """Where they came from, for messages."""
+
+    def mean(self) -> Array:
+        """Mean row, float64."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +79,7 @@ class Rows:
 
     def element(self, where: Sequence[int]) -> str:
         """What messages call the element at index `where` of a row: its column, or its position."""
-        return f"column {self.names[where[0]]!r}" if self.names else f"position {tuple(where)}"
+        return element(self.names, where)
 
     def mean(self) -> Array:
         """Mean row, `shape`, float64, summed in chunks."""
@@ -97,11 +116,16 @@ def read_rows(path: str | Path, *, columns: Sequence[str] | None = None) -> Rows
     return rows
 
 
-def read_baseline(spec: str, rows: Rows) -> Array | float:
-    """Baseline for `rows` from the word `zeros`, the word `mean`, or a file with one row.
+def element(names: Sequence[str] | None, where: Sequence[int]) -> str:
+    """What messages call the element at index `where` of a row: its column, or its position."""
+    return f"column {names[where[0]]!r}" if names else f"position {tuple(where)}"
 
-    A csv or parquet baseline is read by the column names of `rows` where these have names. Returns the scalar 0.0 or
-    an array of `rows.shape`. Raises `DataFileError` for a file that does not hold exactly one such row.
+
+def read_baseline(spec: str, rows: Described) -> Array | float:
+    """Baseline for `rows` from the word `zeros`, the word `mean`, or a file with one row, or several: a background.
+
+    A csv or parquet baseline is read by the column names of `rows` where these have names. Returns the scalar 0.0, an
+    array of `rows.shape`, or of a background (J, *rows.shape). Raises `DataFileError` for a file that holds no such row.
     """
     if spec == "zeros":
         return 0.0
@@ -109,12 +133,12 @@ def read_baseline(spec: str, rows: Rows) -> Array | float:
         return rows.mean()
     path = Path(spec)
     if path.suffix.lower() not in (".npy", ".csv", ".parquet"):
-        raise DataFileError(f"baseline {spec!r}: give zeros, mean, or a .npy, .csv or .parquet file with one row.")
+        raise DataFileError(f"baseline {spec!r}: give zeros, mean, or a .npy, .csv or .parquet file with one row or more.")
     if path.suffix.lower() == ".npy":
-        values = _load_npy(path)
+        values = load_npy(path)
         if values.shape == (1, *rows.shape):
             values = values[0]
-        if values.shape != rows.shape:
+        if values.shape != rows.shape and (values.shape[1:] != rows.shape or not len(values)):
             raise DataFileError(
                 f"{path}: baseline of shape {values.shape}, but one row of {rows.path} has shape {rows.shape}."
             )
@@ -122,11 +146,13 @@ def read_baseline(spec: str, rows: Rows) -> Array | float:
             raise DataFileError(f"{path}: a baseline must hold finite numbers.")
         return native(values)
     table = read_rows(path, columns=rows.names)
-    if len(table) != 1 or table.shape != rows.shape:
+    if table.shape != rows.shape:
         raise DataFileError(
-            f"{path}: a baseline is one row of shape {rows.shape}; this file holds {len(table)} of shape {table.shape}."
+            f"{path}: a baseline is a row of shape {rows.shape}, or several; this file holds {len(table)} of shape "
+            f"{table.shape}."
         )
-    return table.chunk(0, 1).reshape(rows.shape)
+    background = table.chunk(0, len(table))
+    return background[0] if len(background) == 1 else background
 
 
 class TableWriter:
@@ -140,7 +166,7 @@ class TableWriter:
 
     def __init__(self, path: str | Path, *, spare: Sequence[str | Path | None] = ()) -> None:
         self.path = Path(path)
-        self._parquet = _pyarrow("pyarrow.parquet")
+        self._parquet = pyarrow_module("pyarrow.parquet")
         self._writer: Any = None
         if os.path.isdir(self.path):
             raise OutputFileError(f"{self.path}: is a folder; give the name of a .parquet file.")
@@ -163,7 +189,7 @@ class TableWriter:
 
     def write(self, columns: Mapping[str, Array | Sequence[Any]], *, metadata: Mapping[str, str]) -> None:
         """Append equally long columns; the first call fixes their names and types and the file's `metadata`."""
-        pyarrow = _pyarrow("pyarrow")
+        pyarrow = pyarrow_module("pyarrow")
         try:
             if self._writer is None:
                 table = pyarrow.table({name: pyarrow.array(column) for name, column in columns.items()})
@@ -217,9 +243,18 @@ def tensor_of(values: Array, dtype: torch.dtype, place: Callable[[Sequence[int]]
     """`values` in `dtype`. Numbers that it does not hold (too large, or no whole numbers) are neither rounded nor cut
     to fit: `DataFileError` names the first by `place(index)`.
     """
+    bad, why = unfit(values, dtype)
+    if bad.any():
+        where = tuple(int(axis[0]) for axis in np.nonzero(bad))
+        raise DataFileError(f"{place(where)} is {values[where]:g}, {why}")
+    return torch.as_tensor(values, dtype=dtype)
+
+
+def unfit(values: Array, dtype: torch.dtype) -> tuple[Array, str]:
+    """Which of these finite numbers `dtype` does not hold, and the reason."""
     name = str(dtype).removeprefix("torch.")
     if dtype.is_floating_point:
-        bad = ~torch.as_tensor(values, dtype=dtype).isfinite().numpy()
+        bad: Array = ~torch.as_tensor(values, dtype=dtype).isfinite().numpy()
         why = f"too large for {name}, which ends at {torch.finfo(dtype).max:.3g}. Scale the feature"
         why += "." if dtype == torch.float64 else ", or compute with --dtype float64."
     else:
@@ -227,10 +262,7 @@ def tensor_of(values: Array, dtype: torch.dtype, place: Callable[[Sequence[int]]
         # 2^63 - 1 is no double, 2^63 is: compare with the first number beyond.
         bad = (values != np.floor(values)) | (values < float(low)) | (values >= float(high) + 1)
         why = f"not among the whole numbers that the model takes ({name}, {low} to {high})."
-    if bad.any():
-        where = tuple(int(axis[0]) for axis in np.nonzero(bad))
-        raise DataFileError(f"{place(where)} is {values[where]:g}, {why}")
-    return torch.as_tensor(values, dtype=dtype)
+    return bad, why
 
 
 def native(values: Array) -> Array:
@@ -239,7 +271,8 @@ def native(values: Array) -> Array:
     return np.array(values, dtype=np.float64 if wider else values.dtype.newbyteorder("="))
 
 
-def _load_npy(path: Path) -> Array:
+def load_npy(path: Path) -> Array:
+    """A `.npy` file, mapped into memory; `DataFileError` where it is none."""
     if not path.is_file():
         raise DataFileError(f"{path}: no such file.")
     try:
@@ -254,16 +287,16 @@ def _load_npy(path: Path) -> Array:
 def _read_npy(path: Path, columns: list[str] | None) -> Rows:
     if columns is not None:
         raise DataFileError(f"{path}: a .npy file has no column names; leave the columns out.")
-    return Rows(data=_load_npy(path), names=None, path=path)
+    return Rows(data=load_npy(path), names=None, path=path)
 
 
 def _read_csv(path: Path, columns: list[str] | None) -> Rows:
-    pyarrow, csv = _pyarrow("pyarrow"), _pyarrow("pyarrow.csv")
+    pyarrow, csv = pyarrow_module("pyarrow"), pyarrow_module("pyarrow.csv")
     # Everything is read as text and converted here, so that a bad cell can be named.
     try:
         with csv.open_csv(path) as head:
             header = head.schema.names
-        names = _pick(path, header, columns)
+        names = pick_columns(path, header, columns)
         as_text = csv.ConvertOptions(
             strings_can_be_null=False, column_types=dict.fromkeys(names, pyarrow.string()), include_columns=names
         )
@@ -278,19 +311,20 @@ def _read_csv(path: Path, columns: list[str] | None) -> Rows:
 
 
 def _csv_column(path: Path, name: str, column: Any) -> Array:
-    pyarrow, compute = _pyarrow("pyarrow"), _pyarrow("pyarrow.compute")
+    pyarrow, compute = pyarrow_module("pyarrow"), pyarrow_module("pyarrow.compute")
     trimmed = compute.utf8_trim_whitespace(column)
     try:
         values: Array = compute.cast(trimmed, pyarrow.float64()).to_numpy()
     except pyarrow.ArrowInvalid:
-        row, cell = next((i, cell) for i, cell in enumerate(trimmed.to_pylist(), 1) if not _is_number(cell))
+        row, cell = next((i, cell) for i, cell in enumerate(trimmed.to_pylist(), 1) if not is_number(cell))
         what = f"{cell!r}, which is not a number" if cell else "empty"
         raise DataFileError(f"{path}: row {row}, column {name!r} is {what}.") from None
     return values
 
 
-def _is_number(cell: str) -> bool:
-    pyarrow, compute = _pyarrow("pyarrow"), _pyarrow("pyarrow.compute")
+def is_number(cell: str) -> bool:
+    """Whether the text of a cell is a number to pyarrow."""
+    pyarrow, compute = pyarrow_module("pyarrow"), pyarrow_module("pyarrow.compute")
     try:
         compute.cast(pyarrow.scalar(cell), pyarrow.float64())
     except pyarrow.ArrowInvalid:
@@ -299,10 +333,10 @@ def _is_number(cell: str) -> bool:
 
 
 def _read_parquet(path: Path, columns: list[str] | None) -> Rows:
-    pyarrow, parquet = _pyarrow("pyarrow"), _pyarrow("pyarrow.parquet")
+    pyarrow, parquet = pyarrow_module("pyarrow"), pyarrow_module("pyarrow.parquet")
     try:
         file = parquet.ParquetFile(path)
-        names = _pick(path, file.schema_arrow.names, columns)
+        names = pick_columns(path, file.schema_arrow.names, columns)
         table = file.read(columns=list(names))
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise DataFileError(f"{path}: not a readable parquet file ({error}).") from error
@@ -319,12 +353,12 @@ def _read_parquet(path: Path, columns: list[str] | None) -> Rows:
     return Rows(data=_stack(stacked), names=names, path=path)
 
 
-def _pick(path: Path, header: Sequence[str], columns: list[str] | None) -> tuple[str, ...]:
+def pick_columns(path: Path, header: Sequence[str], columns: list[str] | None) -> tuple[str, ...]:
     """The columns asked for, after checking that the header is one."""
     doubled = sorted({name for name in header if list(header).count(name) > 1})
     if doubled:
         raise DataFileError(f"{path}: column {doubled[0]!r} occurs twice; rename one.")
-    if path.suffix.lower() == ".csv" and header and all(_is_number(name.strip()) for name in header):
+    if path.suffix.lower() == ".csv" and header and all(is_number(name.strip()) for name in header):
         raise DataFileError(f"{path}: the first line holds only numbers; a line of column names is needed.")
     if columns is None:
         return tuple(header)
@@ -341,7 +375,8 @@ def _stack(columns: list[Array]) -> Array:
     return np.stack(columns, axis=1) if columns else np.zeros((0, 0))
 
 
-def _pyarrow(module: str) -> Any:
+def pyarrow_module(module: str) -> Any:
+    """pyarrow, or a part of it; `MissingExtraError` without it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError, InputTypeError
+from .model import Model
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,3 +134,17 @@ def _per_row_index(target: Tensor, rows: int, shape: tuple[int, ...]) -> Tensor:
                 f"target: row {row} asks for {int(index[row, axis])}; the outputs are numbered 0 to {size - 1}."
             )
     return index.unsqueeze(1)
+
+
+def argmax(model: Model, rows: Tensor) -> Tensor:
+    """Each row's largest output, (rows,) or (rows, axes) where the output has several axes.
+
+    Raises:
+        InputError: the model has a single output.
+    """
+    outputs = model.evaluate(rows)  # (rows, *out)
+    shape = outputs.shape[1:]
+    if shape.numel() < 2:
+        raise InputError("target argmax: the model has a single output; leave the target out.")
+    index = torch.stack(torch.unravel_index(outputs.flatten(1).argmax(dim=1), shape), dim=1)
+    return index[:, 0] if len(shape) == 1 else index

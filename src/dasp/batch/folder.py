@@ -1,0 +1,228 @@
+"""The folder that parts are written to: a part is there whole or not at all, and belongs to one run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from ..errors import OutputFileError
+from ..tables import pyarrow_module
+
+ASIDE = "_set-aside"
+"""Folder inside the output for the rows that could not be explained; readers of data sets pass over such names."""
+LOCK = ".lock"
+LEFT = ".part-*.tmp"  # what a killed run leaves
+SHOWN = 60  # letters of a setting in a message
+
+
+@dataclass(frozen=True)
+class Aside:
+    """A row that could not be explained.
+
+    Attributes:
+        sample: its number in the data set, from 0.
+        file: the file it stands in.
+        row: its number in that file, from 1; None where the file is the row.
+        reason: why.
+    """
+
+    sample: int
+    file: str
+    row: int | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a part holds.
+
+    Attributes:
+        part: its number, from 0.
+        first: its first row.
+        rows: the rows explained.
+        set_aside: the rows that could not be.
+        wide_gaps: explained rows whose values miss completeness by far.
+        largest_gap: the largest completeness gap, relative.
+    """
+
+    part: int
+    first: int
+    rows: int
+    set_aside: int
+    wide_gaps: int
+    largest_gap: float
+
+
+class Folder:
+    """Parts on disk, and the lock that keeps a second run out.
+
+    Opening it looks at every part that is there, and removes what a killed run left half written.
+
+    Args:
+        path: made if it does not exist; its parent must.
+        run: settings that all parts of a run share.
+
+    Raises:
+        OutputFileError: it cannot be written, another run is writing there, or it holds anything but parts of this run.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], run: dict[str, Any]) -> None:
+        self.path, self.run = Path(path), run
+        if not self.path.parent.is_dir():
+            raise OutputFileError(f"{self.path}: the folder {self.path.parent} does not exist; make it first.")
+        if self.path.exists() and not self.path.is_dir():
+            raise OutputFileError(f"{self.path}: is a file; parts are written to a folder. Give another name.")
+        try:
+            self.path.mkdir(exist_ok=True)
+            self._lock = open(self.path / LOCK, "ab")  # noqa: SIM115 - closed by close
+        except OSError as error:
+            raise OutputFileError(f"{self.path}: cannot be written there ({error.strerror}).") from error
+        try:
+            _hold(self._lock, self.path)
+            for left in (*self.path.glob(LEFT), *(self.path / ASIDE).glob(LEFT)):
+                left.unlink()
+            self.done = {counts.part: counts for counts in map(self._checked, sorted(self.path.glob("*.parquet")))}
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def close(self) -> None:
+        """Let another run in."""
+        self._lock.close()
+
+    def part(self, number: int) -> Path:
+        """Where a part is, or will be."""
+        return self.path / f"part-{number:05d}.parquet"
+
+    @contextlib.contextmanager
+    def writing(self, number: int) -> Iterator[Part]:
+        """A part to write. Unless it is finished inside the block, nothing is left of it."""
+        part = Part(self, number)
+        try:
+            yield part
+        except OSError as error:
+            if isinstance(error, OutputFileError):
+                raise
+            raise OutputFileError(f"{self.part(number)}: writing failed ({error}).") from error
+        finally:
+            part.discard()
+
+    def _checked(self, path: Path) -> Counts:
+        about = _about(path)
+        if about is None:
+            raise OutputFileError(f"{path}: is not a part that dasp wrote, and would be mixed with them. Name another folder.")
+        if about["run"] != self.run:
+            key = next(key for key in {**self.run, **about["run"]} if self.run.get(key) != about["run"].get(key))
+            there, here = (str(run.get(key, "nothing"))[:SHOWN] for run in (about["run"], self.run))
+            raise OutputFileError(
+                f"{path}: is a part of another run, whose {key} is {there} and not {here}. To go on with that run give what it "
+                "was given; for a new one name another folder, or delete this one."
+            )
+        counts = Counts(**about["part"])
+        if path != self.part(counts.part):
+            raise OutputFileError(f"{path}: is part {counts.part} under another name; call it {self.part(counts.part).name}.")
+        return counts
+
+
+class Part:
+    """A part that is being written, under a name that no reader takes for a part."""
+
+    def __init__(self, folder: Folder, number: int) -> None:
+        self._folder, self._final = folder, folder.part(number)
+        self._temporary = _beside(self._final)
+        self.sink: IO[bytes] = open(self._temporary, "xb")  # noqa: SIM115 - closed by finish or discard
+
+    def finish(self, counts: Counts, aside: Sequence[Aside]) -> None:
+        """Set its bad rows aside, then give it its name: from then on it is there, and rests on the disk."""
+        self.sink.flush()
+        os.fsync(self.sink.fileno())
+        self.sink.close()
+        beside = self._final.parent / ASIDE / self._final.name
+        if aside:
+            beside.parent.mkdir(exist_ok=True)
+            _replace(beside, aside_bytes(aside, self._folder.run))
+            _settle(self._final.parent)
+        else:
+            beside.unlink(missing_ok=True)
+        os.replace(self._temporary, self._final)
+        _settle(self._final.parent)
+        self._folder.done[counts.part] = counts
+
+    def discard(self) -> None:
+        """Remove what has no name yet."""
+        with contextlib.suppress(OSError):
+            self.sink.close()
+        self._temporary.unlink(missing_ok=True)
+
+
+def about_part(run: dict[str, Any], counts: Counts, settings: dict[str, Any]) -> dict[str, str]:
+    """The metadata of a part."""
+    return {"dasp": json.dumps({"run": run, "part": asdict(counts), "settings": settings})}
+
+
+def aside_bytes(aside: Sequence[Aside], run: dict[str, Any]) -> bytes:
+    """The rows of a part that were set aside, as a parquet file."""
+    pyarrow, parquet = pyarrow_module("pyarrow"), pyarrow_module("pyarrow.parquet")
+    kinds = {"sample": pyarrow.int64(), "file": pyarrow.string(), "row": pyarrow.int64(), "reason": pyarrow.string()}
+    schema = pyarrow.schema(kinds, metadata={"dasp": json.dumps({"run": run})})
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.Table.from_pylist([asdict(row) for row in aside], schema=schema), sink)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def _about(path: Path) -> dict[str, Any] | None:
+    pyarrow, parquet = pyarrow_module("pyarrow"), pyarrow_module("pyarrow.parquet")
+    try:
+        metadata = parquet.read_metadata(path).metadata or {}
+    except (pyarrow.ArrowInvalid, OSError):
+        return None
+    found: dict[str, Any] = json.loads(metadata.get(b"dasp", b"{}"))
+    return found if {"run", "part"} <= set(found) else None
+
+
+def _beside(path: Path) -> Path:
+    return path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
+
+
+def _replace(path: Path, data: bytes) -> None:
+    temporary = _beside(path)
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _settle(path.parent)
+
+
+def _settle(folder: Path) -> None:
+    """Put the names in a folder on the disk, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _hold(lock: IO[bytes], path: Path) -> None:
+    """Hold a lock that ends with the process, however that ends. Systems without such locks do without."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OutputFileError(f"{path}: another run is writing there. Wait for it, or name another folder.") from None
+    except OSError:
+        return  # a file system without locks
