@@ -42,7 +42,9 @@ ORDER = (
     "partition",
     "game",
     "background_game",
+    "parts",
     "players",
+    "handover",
     "attribution",
     "interactions",
     "estimators",
@@ -53,6 +55,8 @@ ORDER = (
     "options",
     "check_command",
     "huggingface",
+    "captum",
+    "shap",
     "axioms",
     "plots",
     "experiments",
@@ -60,7 +64,7 @@ ORDER = (
 )
 PLOTS_KNOW = {"attribution", "errors", "interactions", "plots"}
 OPTIONAL = {
-    "matplotlib", "pandas", "pyarrow", "captum", "shap", "sklearn", "scipy", "click", "keras", "transformers", "skorch",
+    "matplotlib", "pandas", "pyarrow", "captum", "shap", "shapiq", "sklearn", "scipy", "click", "keras", "transformers", "skorch",
     "pytorch_lightning", "onnx",
 }  # fmt: skip
 
