@@ -64,8 +64,8 @@ ORDER = (
 )
 PLOTS_KNOW = {"attribution", "errors", "interactions", "plots"}
 OPTIONAL = {
-    "matplotlib", "pandas", "pyarrow", "captum", "shap", "shapiq", "sklearn", "scipy", "click", "keras", "transformers", "skorch",
-    "pytorch_lightning", "onnx",
+    "matplotlib", "pandas", "pyarrow", "captum", "shap", "shapiq", "sklearn", "scipy", "click", "keras", "transformers",
+    "skorch", "pytorch_lightning", "onnx",
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from . import plots as plots
 from .attribution import Attribution as Attribution
 from .audit import Audit as Audit
 from .background import PerRow as PerRow
+from .errors import AdditivityError as AdditivityError
 from .errors import CaptureError as CaptureError
 from .errors import CoalitionError as CoalitionError
 from .errors import CompletenessWarning as CompletenessWarning
@@ -47,6 +48,7 @@ from .semivalues import Semivalue as Semivalue
 
 if TYPE_CHECKING:
     from . import captum as captum
+    from . import shap as shap
 
 
 
