@@ -108,7 +108,7 @@ def test_the_explanation_holds_the_results_numbers(result: dasp.Attribution, row
 
 
 def test_several_targets_are_output_names(model: nn.Module, rows: Tensor) -> None:
-    result = dasp.Explainer(model, 0.0, feature_names=NAMES)(rows, [2, 0])
+    result = dasp.Explainer(model, 0.0, feature_names=NAMES, method=dasp.Exact())(rows, [2, 0])
     made = result.to_shap()
     assert made.values.shape == (24, 6, 2)
     assert made.base_values.shape == (24, 2)
@@ -121,7 +121,7 @@ def test_several_targets_are_output_names(model: nn.Module, rows: Tensor) -> Non
         with pytest.raises(dasp.InputError, match="2 names"):
             result.to_shap(output_names=wrong)
     with pytest.raises(dasp.InputError, match="one target"):
-        dasp.Explainer(model, 0.0)(rows[:1], 0).to_shap(output_names=["a", "b"])
+        dasp.Explainer(model, 0.0, method=dasp.Exact())(rows[:1], 0).to_shap(output_names=["a", "b"])
 
 
 def test_audited_intervals_are_bounds(result: dasp.Attribution) -> None:
@@ -241,7 +241,7 @@ def test_image(images: tuple[nn.Module, Tensor], tmp_path: Path) -> None:
     drawn = [i.get_array() for axes in figure.axes for i in axes.images]
     assert any(np.allclose(one, made.values[0, ..., 0].sum(-1)) for one in drawn if one.ndim == 2)
 
-    patches = dasp.Explainer(net, 0.0, players=dasp.players.grid(4, 4))(x, 3)
+    patches = dasp.Explainer(net, 0.0, players=dasp.players.grid(4, 4), method=dasp.Exact())(x, 3)
     pieces = patches.to_shap(layout="image")
     assert pieces.values.shape == (2, 8, 8, 3)
     assert np.allclose(pieces.values.sum((1, 2, 3)), array(patches.values).sum(1))
@@ -252,7 +252,8 @@ def test_image(images: tuple[nn.Module, Tensor], tmp_path: Path) -> None:
     saved(tmp_path, "image patches")
     assert patches.to_shap().data is None
 
-    grey = dasp.Explainer(nn.Sequential(nn.Flatten(), nn.Linear(64, 1)), 0.0)(x[:, 0])
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+    grey = dasp.Explainer(linear, 0.0, method=dasp.PermutationSampling(permutations=2))(x[:, 0])
     assert grey.to_shap(layout="image").values.shape == (2, 8, 8, 1)
     pyplot.close("all")
     shap.plots.image(grey.to_shap(layout="image"), show=False)
@@ -261,7 +262,8 @@ def test_image(images: tuple[nn.Module, Tensor], tmp_path: Path) -> None:
 
 @theirs
 def test_plots_of_groups_without_data(images: tuple[nn.Module, Tensor], tmp_path: Path) -> None:
-    made = dasp.Explainer(images[0], 0.0, players=dasp.players.grid(4, 4))(images[1], 3).to_shap()
+    explainer = dasp.Explainer(images[0], 0.0, players=dasp.players.grid(4, 4), method=dasp.Exact())
+    made = explainer(images[1], 3).to_shap()
     for name, draw in (
         ("waterfall", lambda: shap.plots.waterfall(made[0], show=False)),
         ("bar", lambda: shap.plots.bar(made, show=False)),
@@ -393,11 +395,11 @@ def test_shapiqs_plots(model: nn.Module, rows: Tensor, tmp_path: Path) -> None:
     explainer = dasp.Explainer(model, 0.0)
     made = explainer.interactions(rows[:1], 1).to_shapiq(explainer(rows[:1], 1), index="k-SII")
     assert made.estimated
+    assert made.estimation_budget
     for name, draw in (
         ("network", lambda: made.plot_network(show=False, feature_names=NAMES)),
         ("waterfall", lambda: made.plot_waterfall(show=False, feature_names=np.array(NAMES))),
         ("force", lambda: made.plot_force(show=False, feature_names=np.array(NAMES))),
-        ("upset", lambda: made.plot_upset(show=False)),
         ("stacked", lambda: made.plot_stacked_bar(show=False)),
     ):
         pyplot.close("all")
@@ -408,6 +410,7 @@ def test_shapiqs_plots(model: nn.Module, rows: Tensor, tmp_path: Path) -> None:
 def test_what_shapiq_cannot_hold_is_refused(model: nn.Module, rows: Tensor) -> None:
     explainer = dasp.Explainer(model, 0.0, method=dasp.Exact())
     result, pairs = explainer(rows[:2], 0), explainer.interactions(rows[:2], 0)
+    named = dasp.Explainer(model, 0.0, method=dasp.Exact(), feature_names=NAMES)
     some = explainer.interactions(rows[:2], 0, pairs=[(4, 1), (2, 3)])
     assert set(some.to_shapiq(result).dict_values) == {*((i,) for i in range(6)), (1, 4), (2, 3)}
     for wrong, said in (
@@ -418,7 +421,7 @@ def test_what_shapiq_cannot_hold_is_refused(model: nn.Module, rows: Tensor) -> N
         (lambda: pairs.to_shapiq(result, index="STII"), "these are SII values"),
         (lambda: pairs.to_shapiq(explainer(rows[:3], 0)), "other rows"),
         (lambda: pairs.to_shapiq(explainer(rows[:2], 1)), "other targets"),
-        (lambda: pairs.to_shapiq(dasp.Explainer(model, 0.0, feature_names=NAMES)(rows[:2], 0)), "other players"),
+        (lambda: pairs.to_shapiq(named(rows[:2], 0)), "other players"),
     ):
         with pytest.raises(dasp.InputError, match=said):
             wrong()

@@ -17,11 +17,12 @@ from .game import take_rows
 from .model import Model, evaluating
 
 
-def as_module(function: Any, arguments: Sequence[Any]) -> nn.Module:
+def as_module(function: Any, arguments: Sequence[Any], known: nn.Module | None = None) -> nn.Module:
     """The network that a callable stands for: a module itself, or a module that calls the function.
 
     The modules that a function calls, wherever it finds them, become parts of the result, so that they are evaluated in
-    evaluation mode and their weights are known. They are found by calling it once on `arguments`.
+    evaluation mode and their weights are known. They are found by calling it once on `arguments`. Where they are those of the
+    network that was `known` before, it is given again, with its graphs.
 
     Raises:
         InputTypeError: it cannot be called.
@@ -34,10 +35,13 @@ def as_module(function: Any, arguments: Sequence[Any]) -> nn.Module:
     owner = getattr(function, "__self__", None)
     if isinstance(owner, nn.Module) and getattr(function, "__name__", "") in ("forward", "__call__"):
         return owner
-    return Called(function, _modules_of(function, arguments))
+    modules = _modules_of(function, arguments)
+    if isinstance(known, FunctionModel) and [id(part) for part in known.parts] == [id(part) for part in modules]:
+        return known
+    return FunctionModel(function, modules)
 
 
-class Called(nn.Module):
+class FunctionModel(nn.Module):
     """A function as a module, with the modules that it calls as its parts."""
 
     def __init__(self, function: Callable[..., Tensor], modules: Sequence[nn.Module]) -> None:
@@ -128,9 +132,9 @@ class Layers:
                     )
         return found
 
-    def behind(self, counts: Sequence[int]) -> Behind:
+    def behind(self, counts: Sequence[int]) -> BehindLayer:
         """The network from the layers on, where layer i gives counts[i] tensors."""
-        return Behind(self, tuple(counts))
+        return BehindLayer(self, tuple(counts))
 
     @property
     def _verb(self) -> str:
@@ -189,7 +193,7 @@ class _Listening(nn.Module):
         return given
 
 
-class Behind(nn.Module):
+class BehindLayer(nn.Module):
     """A network from some of its layers on: their tensors first, then what the network takes.
 
     Whatever reaches the output beside these layers is computed from what the network takes.

@@ -27,7 +27,7 @@ from .estimators import Estimator
 from .explainer import GIB, Explainer, Mask
 from .handover import shared
 from .model import Model
-from .parts import Behind, Layers
+from .parts import BehindLayer, Layers
 
 try:
     from shap import Explanation
@@ -89,7 +89,7 @@ class DeepExplainer:
         if feature_names is None and hasattr(data, "columns"):
             feature_names = [str(name) for name in data.columns]
         self._layers = None if layer is None else Layers(network, (layer,), at_input=True)
-        self._behind: Behind | None = None
+        self._behind: BehindLayer | None = None
         explained: Model | nn.Module = self._model
         background = self._data
         if self._layers is not None:

@@ -13,7 +13,7 @@ from ..baselines import baselines_of
 from ..errors import InputError, InputTypeError
 from ..explainer import GIB
 from ..game import goes_along
-from ..parts import Behind, Layers
+from ..parts import BehindLayer, Layers
 from ..semivalues import Weighting
 from .arguments import Mask, Tensors
 from .methods import LayerAttribution, Shapley, unwrapped
@@ -49,7 +49,7 @@ class LayerShapley(Shapley, LayerAttribution):  # type: ignore[misc]
             raise InputTypeError("layer: expected a module of the network, or a list of them.")
         Shapley.__init__(self, forward_func, background=background, semivalue=semivalue, memory=memory, **options)
         self.layer, self.device_ids = layer, None
-        self._behind: dict[Any, Behind] = {}
+        self._behind: dict[Any, BehindLayer] = {}
 
     @unwrapped
     def attribute(
@@ -104,14 +104,14 @@ class LayerShapley(Shapley, LayerAttribution):  # type: ignore[misc]
             rows = tuple(b.expand_as(x) for b, x in zip(rows, parts, strict=True))
         given, absent = layers.activations(parts, extra), layers.activations(rows, extra)
         counts = tuple(map(len, given))
-        key = (attribute_to_layer_input, counts)
+        key = (id(network), attribute_to_layer_input, counts)
         if key not in self._behind:
             self._behind[key] = layers.behind(counts)
         stand_ins = tuple(part if background else PerRow(part) for group in absent for part in group)
         return self._behind[key], tuple(part for group in given for part in group), stand_ins, (*parts, *extra)
 
     def _formed(self, values: Any, network: nn.Module) -> Any:
-        assert isinstance(network, Behind)
+        assert isinstance(network, BehindLayer)
         flat = iter(values)
         groups = [tuple(next(flat) for _ in range(count)) for count in network.counts]
         formed = [group if len(group) > 1 else group[0] for group in groups]

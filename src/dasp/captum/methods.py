@@ -191,11 +191,13 @@ class Shapley(attr.Attribution):  # type: ignore[misc]
     ) -> tuple[Result, nn.Module]:  # fmt: skip
         """An explanation, and the network that was explained."""
         parts, extra = checked_inputs(inputs), further(further_args)
-        if self._network is None:
-            self._network = as_module(self.forward_func, (*parts, *extra))
+        network = as_module(self.forward_func, (*parts, *extra), self._network)
+        if network is not self._network:
+            self._network = network
+            self._explainers.clear()
         asked = baselines_for(baselines, parts, background=self.background, method=type(self).__name__)
         given = parts if isinstance(inputs, tuple) else parts[0]
-        network, given, stand_ins, extra = self._game(self._network, given, asked, extra, **place)
+        network, given, stand_ins, extra = self._game(network, given, asked, extra, **place)
         explainer = self._explainer(network, method)
         explainer.baseline = stand_ins
         explainer.players = players_of(mask, given if isinstance(given, tuple) else (given,))
