@@ -1,27 +1,24 @@
-"""Results in shap and shapiq: every plot draws our numbers, and dasp.shap takes the calls of shap's DeepExplainer."""
+"""Results as shap's Explanation: every plot of shap that applies draws our numbers."""
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import pandas
 import pytest
 import shap
-import shapiq
 import torch
 from matplotlib import pyplot
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import dasp
-from dasp.shap import DeepExplainer
+
+from . import explained_networks as networks
+from .explained_networks import array, saved, texts
 
 mpl.use("Agg")
 
@@ -33,13 +30,12 @@ theirs = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::Futur
 
 @pytest.fixture(scope="module")
 def model() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 12), nn.ReLU(), nn.Linear(12, 3))
+    return networks.small()
 
 
 @pytest.fixture(scope="module")
 def rows() -> Tensor:
-    return torch.randn(24, 6, generator=torch.Generator().manual_seed(1))
+    return networks.small_table()
 
 
 @pytest.fixture(scope="module")
@@ -49,22 +45,7 @@ def result(model: nn.Module, rows: Tensor) -> dasp.Attribution:
 
 @pytest.fixture(scope="module")
 def images() -> tuple[nn.Module, Tensor]:
-    torch.manual_seed(2)
-    net = nn.Sequential(
-        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(6 * 3 * 3, 10)
-    )  # fmt: skip
-    grey = torch.tensor(load_digits().images[:2] / 16.0, dtype=torch.float32)
-    return net, torch.stack([grey, grey.flip(1), grey / 2], 1)
-
-
-class Text(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(3)
-        self.embedding, self.conv, self.last = nn.Embedding(40, 6), nn.Conv1d(6, 8, 3, padding=1), nn.Linear(8, 2)
-
-    def forward(self, ids: Tensor) -> Any:
-        return self.last(torch.relu(self.conv(self.embedding(ids).transpose(1, 2))).amax(2))
+    return networks.coloured()
 
 
 @pytest.fixture(autouse=True)
@@ -72,24 +53,6 @@ def closed_figures() -> Iterator[None]:
     pyplot.close("all")
     yield
     pyplot.close("all")
-
-
-def saved(path: Path, name: str) -> Any:
-    """The current figure, written, so that everything is drawn; its name is for who wants to look."""
-    figure = pyplot.gcf()
-    figure.savefig(path / f"{name}.png", dpi=60, bbox_inches="tight")
-    return figure
-
-
-def texts(figure: Any) -> str:
-    return " ".join(text.get_text() for text in figure.findobj(mpl.text.Text))
-
-
-def array(x: Any) -> Any:
-    return x.detach().double().numpy()
-
-
-# to_shap: the numbers, and every plot with them.
 
 
 def test_the_explanation_holds_the_results_numbers(result: dasp.Attribution, rows: Tensor) -> None:
@@ -280,7 +243,7 @@ def test_plots_of_groups_without_data(images: tuple[nn.Module, Tensor], tmp_path
 def told() -> dasp.Attribution:
     ids = torch.randint(1, 40, (2, 6), generator=torch.Generator().manual_seed(4))
     explainer = dasp.Explainer(
-        Text(), dasp.PerRow(torch.zeros_like(ids)), players=dasp.players.tokens(), method=dasp.Exact()
+        networks.Text(), dasp.PerRow(torch.zeros_like(ids)), players=dasp.players.tokens(), method=dasp.Exact()
     )
     return replace(explainer(ids, [0, 1]), tokens=WORDS)
 
@@ -313,23 +276,10 @@ def test_layouts_that_do_not_fit_are_refused(result: dasp.Attribution) -> None:
     with pytest.raises(dasp.InputError, match="an image has shape"):
         result.to_shap(layout="image")
     assert np.array_equal(result.to_shap(layout="input").values, result.to_shap().values)
-    pair = dasp.Explainer(lambda_of_two(), (0.0, 0.0), method=dasp.Exact())((torch.randn(2, 3), torch.randn(2, 2)))
+    pair = dasp.Explainer(networks.Pair(1), (0.0, 0.0), method=dasp.Exact())((torch.randn(2, 3), torch.randn(2, 2)))
     assert pair.to_shap().values.shape == pair.to_shap().data.shape == (2, 5)
     with pytest.raises(dasp.InputError, match="one input"):
         pair.to_shap(layout="input")
-
-
-def lambda_of_two() -> nn.Module:
-    class Pair(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            torch.manual_seed(5)
-            self.a, self.b, self.relu, self.last = nn.Linear(3, 4), nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1)
-
-        def forward(self, x: Tensor, y: Tensor) -> Any:
-            return self.last(self.relu(self.a(x) + self.b(y)))
-
-    return Pair()
 
 
 def test_players_of_one_element_keep_their_data(model: nn.Module, rows: Tensor) -> None:
@@ -347,236 +297,6 @@ def test_semivalues_say_that_they_do_not_add_up(model: nn.Module, rows: Tensor) 
 def test_results_from_files_are_handed_over(result: dasp.Attribution, tmp_path: Path) -> None:
     loaded = dasp.Attribution.load(result.save(tmp_path / "values"))
     assert np.array_equal(loaded.to_shap().values, result.to_shap().values)
-
-
-# shapiq
-
-
-def test_shapiq_has_its_own_exact_values(model: nn.Module, rows: Tensor, tmp_path: Path) -> None:
-    """Orders 1 and 2, SII and k-SII, against shapiq's enumeration of the same game."""
-    explainer = dasp.Explainer(model, 0.0, method=dasp.Exact())
-    x = rows[:2].clone()
-    result, pairs = explainer(x, [0, 1]), explainer.interactions(x, [0, 1])
-
-    def game(coalitions: Any) -> Any:
-        with torch.no_grad():
-            return array(model(torch.where(torch.tensor(coalitions, dtype=torch.bool), x[1], 0.0))[:, 1])
-
-    exact = shapiq.ExactComputer(n_players=6, game=game)
-    first = result.to_shapiq(1, target_index=1)
-    truth = exact("SV", order=1)
-    assert first.index == "SV"
-    assert first.baseline_value == pytest.approx(truth.baseline_value, abs=1e-6)
-    for key, value in truth.dict_values.items():
-        assert first[key] == pytest.approx(value, abs=1e-5)
-    for index in ("SII", "k-SII"):
-        found = pairs.to_shapiq(result, 1, target_index=1, index=index)
-        truth = exact(index, order=2)
-        assert (found.index, found.max_order) == (index, 2)
-        assert found.baseline_value == pytest.approx(truth.baseline_value, abs=1e-6)
-        for key in itertools.chain(itertools.combinations(range(6), 1), itertools.combinations(range(6), 2)):
-            assert found[key] == pytest.approx(truth[key], abs=1e-5)
-    total = sum(found.dict_values.values())
-    assert total == pytest.approx(float(result.output[1, 1]), abs=1e-5)
-    assert not found.estimated
-    alone = pairs.to_shapiq(row=1, target_index=1)
-    assert alone.min_order == 2
-    assert len(alone.dict_values) == 15
-    banzhaf = dasp.Explainer(model, 0.0, method=dasp.Exact(), semivalue=dasp.Banzhaf())
-    found = banzhaf.interactions(x, 1).to_shapiq(banzhaf(x, 1), 1)
-    truth = exact("BII", order=2)
-    assert found.index == "BII"
-    assert all(found[key] == pytest.approx(truth[key], abs=1e-5) for key in [(0,), (3,), (1, 4)])
-    assert banzhaf(x, 1).to_shapiq(1).index == "BV"
-
-
-@theirs
-def test_shapiqs_plots(model: nn.Module, rows: Tensor, tmp_path: Path) -> None:
-    explainer = dasp.Explainer(model, 0.0)
-    made = explainer.interactions(rows[:1], 1).to_shapiq(explainer(rows[:1], 1), index="k-SII")
-    assert made.estimated
-    assert made.estimation_budget
-    for name, draw in (
-        ("network", lambda: made.plot_network(show=False, feature_names=NAMES)),
-        ("waterfall", lambda: made.plot_waterfall(show=False, feature_names=np.array(NAMES))),
-        ("force", lambda: made.plot_force(show=False, feature_names=np.array(NAMES))),
-        ("stacked", lambda: made.plot_stacked_bar(show=False)),
-    ):
-        pyplot.close("all")
-        draw()
-        saved(tmp_path, f"shapiq {name}")
-
-
-def test_what_shapiq_cannot_hold_is_refused(model: nn.Module, rows: Tensor) -> None:
-    explainer = dasp.Explainer(model, 0.0, method=dasp.Exact())
-    result, pairs = explainer(rows[:2], 0), explainer.interactions(rows[:2], 0)
-    named = dasp.Explainer(model, 0.0, method=dasp.Exact(), feature_names=NAMES)
-    some = explainer.interactions(rows[:2], 0, pairs=[(4, 1), (2, 3)])
-    assert set(some.to_shapiq(result).dict_values) == {*((i,) for i in range(6)), (1, 4), (2, 3)}
-    for wrong, said in (
-        (lambda: result.to_shapiq(2), "row: there is no 2"),
-        (lambda: result.to_shapiq(0, target_index=1), "target_index: there is no 1"),
-        (lambda: pairs.to_shapiq(index="k-SII"), "attribution="),
-        (lambda: some.to_shapiq(result, index="k-SII"), "all pairs"),
-        (lambda: pairs.to_shapiq(result, index="STII"), "these are SII values"),
-        (lambda: pairs.to_shapiq(explainer(rows[:3], 0)), "other rows"),
-        (lambda: pairs.to_shapiq(explainer(rows[:2], 1)), "other targets"),
-        (lambda: pairs.to_shapiq(named(rows[:2], 0)), "other players"),
-    ):
-        with pytest.raises(dasp.InputError, match=said):
-            wrong()
-    beta = dasp.Explainer(model, 0.0, method=dasp.Exact(), semivalue=dasp.BetaShapley(4, 1))
-    with pytest.raises(dasp.InputError, match="no index for BetaShapley"):
-        beta(rows[:1], 0).to_shapiq()
-
-
-# dasp.shap.DeepExplainer
-
-
-@theirs
-@pytest.mark.parametrize("outputs", [1, 3])
-@pytest.mark.parametrize("kind", ["plain", "image", "pair", "layer"])
-def test_arrays_are_as_shaps(outputs: int, kind: str) -> None:
-    """The same calls give the same types, shapes and dtypes; on linear networks, where DeepLIFT is exact, the same values."""
-    torch.manual_seed(6)
-    net: Any
-    if kind == "pair":
-        net = lambda_of_two()
-        net.last, net.relu = nn.Linear(4, outputs), nn.Identity()
-        data: Any = [torch.randn(5, 3), torch.randn(5, 2)]
-        x: Any = [torch.randn(3, 3), torch.randn(3, 2)]
-    elif kind == "image":
-        net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, outputs))
-        data, x = torch.randn(5, 1, 4, 4), torch.randn(3, 1, 4, 4)
-    else:
-        net = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, outputs))
-        data, x = torch.randn(5, 4), torch.randn(3, 4)
-    given = (net, net[1]) if kind == "layer" else net
-    theirs, ours = shap.DeepExplainer(given, data), DeepExplainer(given, data)
-    assert ours.expected_value.dtype == theirs.expected_value.dtype
-    assert np.allclose(ours.expected_value, theirs.expected_value, atol=1e-6)
-    layered = kind == "layer"
-    calls: list[dict[str, Any]] = [{}] if layered else [{}, *({"ranked_outputs": 2, "output_rank_order": o} for o in
-                                                              ("max", "min", "max_abs"))]  # fmt: skip
-    for call in calls:
-        a, b = ours.shap_values(x, **call), theirs.shap_values(x, **call, check_additivity=False)
-        if call:
-            assert np.array_equal(a[1], b[1])
-            a, b = a[0], b[0]
-        assert type(a) is type(b)
-        for one, other in zip(a, b, strict=True) if isinstance(b, list) else [(a, b)]:
-            assert one.shape == other.shape
-            assert one.dtype == other.dtype
-            assert np.allclose(one, other, atol=1e-5)
-
-
-def test_values_are_the_explainers_and_nearer_than_shaps(model: nn.Module, rows: Tensor) -> None:
-    data, x = rows[:12], rows[12:16]
-    model.train()
-    ours = DeepExplainer(model, data, feature_names=NAMES, output_names=["a", "b", "c"])
-    values = ours.shap_values(x)
-    assert model.training
-    model.eval()
-    direct = dasp.Explainer(model, data)(x, [0, 1, 2])
-    assert np.array_equal(values, np.moveaxis(array(direct.values), 1, -1))
-    made = ours(x)
-    assert np.array_equal(made.values, values)
-    assert np.allclose(made.base_values, ours.expected_value, atol=1e-5)
-    assert list(made.output_names) == ["a", "b", "c"]
-    truth = array(dasp.Explainer(model, data, method=dasp.Exact())(x, [0, 1, 2]).values)
-    off = np.linalg.norm(values - np.moveaxis(truth, 1, -1))
-    deep = shap.DeepExplainer(model, data).shap_values(x, check_additivity=False)
-    assert off < 0.5 * np.linalg.norm(deep - np.moveaxis(truth, 1, -1))
-    ranked, index = ours.shap_values(x, ranked_outputs=1)
-    assert np.allclose(ranked[..., 0], np.take_along_axis(values, index.numpy()[:, None], 2)[..., 0], atol=1e-5)
-    assert ours.explain(x, 1).audit(evaluations=200).relative_error.shape == (4, 1)
-
-
-@theirs
-def test_one_output_and_frames(rows: Tensor, tmp_path: Path) -> None:
-    torch.manual_seed(7)
-    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1), nn.Flatten(0))  # gives (rows,)
-    frame = pandas.DataFrame(array(rows), columns=NAMES)
-    ours = DeepExplainer(net, frame)
-    made = ours(frame.iloc[:3])
-    assert made.values.shape == (3, 6)
-    assert made.base_values.shape == (3,)
-    assert made.feature_names == NAMES
-    shap.plots.waterfall(made[0], show=False)  # which shap's own explanations of one output do not draw
-    saved(tmp_path, "frame")
-    assert ours.shap_values(array(rows[:3])).shape == (3, 6, 1)
-    assert ours.expected_value.shape == (1,)
-
-
-@theirs
-def test_an_inner_layer_and_patches(images: tuple[nn.Module, Tensor], tmp_path: Path) -> None:
-    net, x = images
-    data = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(8))
-    pooled = DeepExplainer((net, net[4]), data, method=dasp.PermutationSampling(permutations=4))
-    with torch.no_grad():
-        expected = dasp.Explainer(net[4], net[:4](data), method=dasp.PermutationSampling(permutations=4))(net[:4](x), 2)
-    assert np.allclose(pooled.shap_values(x, check_additivity=False)[..., 2], array(expected.values), atol=1e-5)
-    patched = DeepExplainer(net, data, players=dasp.players.grid(4, 4), method=dasp.Exact())
-    values = patched.shap_values(x)
-    with torch.no_grad():
-        step = array(net(x)) - array(net(data)).mean(0)
-    assert np.allclose(values.sum((1, 2, 3)), step, atol=1e-5)
-    assert patched(x).values.shape == (2, 3, 8, 8, 10)
-    shap.plots.image(patched(x, layout="image")[..., :2], show=False)
-    saved(tmp_path, "deep image")
-
-
-def test_additivity_is_relative(model: nn.Module, rows: Tensor) -> None:
-    """shap lets errors pass that are small in numbers: 1.4 of the values' length. An estimate that halves them is caught."""
-
-    class Half(dasp.Exact):
-        def estimate(self, game: Any, *, progress: bool = False) -> dasp.Estimate:
-            found = super().estimate(game, progress=progress)
-            return replace(found, values=found.values / 2)
-
-    small = nn.Sequential(model, nn.Linear(3, 1, bias=False))
-    with torch.no_grad():
-        small[1].weight.fill_(1e-4)
-    ours = DeepExplainer(small, rows[:4], method=Half())
-    with pytest.raises(AssertionError, match=r"miss output - expected_value by up to [0-9]+%"):
-        ours.shap_values(rows[4:6])
-    with pytest.raises(dasp.AdditivityError, match="row"):
-        ours.shap_values(rows[4:6], ranked_outputs=1)
-    assert ours.shap_values(rows[4:6], check_additivity=False).shape == (2, 6, 1)
-
-
-def test_what_deep_explainers_do_not_take_is_refused(model: nn.Module, rows: Tensor) -> None:
-    ours = DeepExplainer(model, rows[:4], method=dasp.Exact())
-    for wrong, said in (
-        (lambda: DeepExplainer(model.forward, rows), "model: expected"),  # type: ignore[arg-type]
-        (lambda: DeepExplainer((model, "0"), rows), "model: expected"),  # type: ignore[arg-type]
-        (lambda: DeepExplainer(model, rows[:0]), "at least one"),
-        (lambda: DeepExplainer(model, [rows, rows[:3]]), "same number of rows"),
-        (lambda: DeepExplainer(model, pandas.DataFrame({"a": ["x", "y"]})), "expected numbers"),
-        (lambda: DeepExplainer(nn.Unflatten(1, (2, 3)), rows), "gives shape"),
-        (lambda: DeepExplainer(model, rows, output_names=["a"]), "1 names for 3"),
-        (lambda: ours.shap_values([rows]), "X: expected rows"),
-        (lambda: ours.shap_values(rows[0]), "X: expected rows"),
-        (lambda: ours.shap_values(rows, ranked_outputs=0), "at least 1"),
-        (lambda: ours.shap_values(rows, ranked_outputs=True), "whole number"),
-        (lambda: ours.shap_values(rows, ranked_outputs=1, output_rank_order="most"), "output_rank_order"),
-    ):
-        with pytest.raises((dasp.InputError, dasp.InputTypeError), match=said):
-            wrong()
-
-
-def test_a_model_of_many_background_rows_is_asked_in_parts() -> None:
-    seen = []
-
-    class Counted(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            seen.append(len(x))
-            return x.sum(1)
-
-    data = torch.randn(1000, 3)
-    found = DeepExplainer(Counted(), data).expected_value
-    assert np.allclose(found, array(data).sum(1).mean(), atol=1e-5)
-    assert max(seen) <= 256
 
 
 @pytest.mark.parametrize(("package", "call"), [("shap", "to_shap"), ("shapiq", "to_shapiq")])

@@ -22,9 +22,7 @@ Array = np.ndarray[Any, Any]
 LAYOUTS = ("players", "input", "image")
 
 
-def explanation(
-    result: Attribution, audit: Audit | None, layout: str, output_names: Sequence[str] | str | None
-) -> Any:
+def explanation(result: Attribution, audit: Audit | None, layout: str, output_names: Sequence[str] | str | None) -> Any:
     """A `shap.Explanation`; see `Attribution.to_shap`."""
     shap = package("shap", "to_shap", "shap")
     if layout not in LAYOUTS:

@@ -33,7 +33,8 @@ def as_module(function: Any, arguments: Sequence[Any], known: nn.Module | None =
     if not callable(function):
         raise InputTypeError(f"forward_func: expected a torch.nn.Module or a function, got {type(function).__name__}.")
     owner = getattr(function, "__self__", None)
-    if isinstance(owner, nn.Module) and getattr(function, "__name__", "") in ("forward", "__call__"):
+    hooked = isinstance(owner, nn.Module) and (owner._forward_hooks or owner._forward_pre_hooks)  # which forward passes over
+    if isinstance(owner, nn.Module) and getattr(function, "__name__", "") == "forward" and not hooked:
         return owner
     modules = _modules_of(function, arguments)
     if isinstance(known, FunctionModel) and [id(part) for part in known.parts] == [id(part) for part in modules]:
@@ -231,4 +232,3 @@ def _exchanged(given: Any, tensors: Iterator[Tensor]) -> Any:
         make = getattr(type(given), "_make", type(given))  # of a named tuple
         return make(next(tensors) if isinstance(part, Tensor) else part for part in given)
     return next(tensors) if isinstance(given, Tensor) else given
-

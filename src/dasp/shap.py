@@ -111,8 +111,7 @@ class DeepExplainer:
         """
         result = self.explain(X)
         flat = len(result.inputs) > 1 or result.inputs[0].ndim == 2
-        names = self.output_names
-        return result.to_shap(layout=layout or ("players" if flat else "input"), output_names=names)
+        return result.to_shap(layout=layout or ("players" if flat else "input"), output_names=self.output_names)
 
     def shap_values(
         self, X: Any, ranked_outputs: int | None = None, output_rank_order: str = "max", check_additivity: bool = True
@@ -157,7 +156,7 @@ class DeepExplainer:
             progress: show a progress bar.
         """
         rows = self._tensors(X, "X")
-        if isinstance(target, str):
+        if isinstance(target, str) and target == "all":
             target = None if self._single else list(range(len(self.expected_value)))
         if self._layers is None:
             return self.explainer(rows if self._several else rows[0], target, progress=progress)

@@ -34,9 +34,7 @@ def checked_inputs(inputs: Any) -> tuple[Tensor, ...]:
     return tuple(part.detach() for part in parts)
 
 
-def baselines_for(
-    baselines: Any, inputs: tuple[Tensor, ...], *, background: bool, method: str
-) -> tuple[Any, ...]:
+def baselines_for(baselines: Any, inputs: tuple[Tensor, ...], *, background: bool, method: str) -> tuple[Any, ...]:
     """What an explainer takes for captum's `baselines`, one for each input.
 
     Raises:

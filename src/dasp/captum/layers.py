@@ -134,5 +134,3 @@ class LayerPermutationSampling(LayerShapley):
     """`dasp.PermutationSampling` for the activations of a layer."""
 
     estimator = estimators.PermutationSampling
-
-

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .. import estimators
 from ..attribution import Attribution as Result
-from ..checks import further
+from ..checks import check_semivalue, further
 from ..errors import InputError, InputTypeError, MissingExtraError
 from ..estimators import Estimate, Estimator
 from ..explainer import GIB, Explainer
@@ -65,9 +65,7 @@ class Shapley(attr.Attribution):  # type: ignore[misc]
         memory: int = GIB, **options: Any,
     ) -> None:  # fmt: skip
         if not callable(forward_func):
-            raise InputTypeError(
-                f"forward_func: expected a torch.nn.Module or a function, got {type(forward_func).__name__}."
-            )
+            raise InputTypeError(f"forward_func: expected a torch.nn.Module or a function, got {type(forward_func).__name__}.")
         attr.Attribution.__init__(self, forward_func)
         try:
             self.method = self.estimator(**options)
@@ -76,6 +74,7 @@ class Shapley(attr.Attribution):  # type: ignore[misc]
                 raise
             name = self.estimator.__name__
             raise InputTypeError(f"{type(self).__name__}: {error}. Its options are those of dasp.{name}.") from None
+        check_semivalue(semivalue, self.method)
         self.background, self.semivalue, self.memory = background, semivalue, memory
         self._network: nn.Module | None = None
         self._explainers: dict[Any, Explainer] = {}
@@ -285,5 +284,3 @@ def _delta(result: Result, values: Tensor | None = None) -> Tensor:
     values = result.per_player[:, 0] if values is None else values
     step = result.output.double() - result.base_value.double()
     return (values.detach().double().sum(-1) - step).to(values.dtype)
-
-
