@@ -95,7 +95,7 @@ def small(problem: Problem) -> Iterator[list[Method]]:
     ours.default().run()  # captures the network, which is not what is compared
     yield [ours.default()]
     family = "dasp.Propagation, no exact ends"
-    yield [ours.method(family, f"no exact ends, {k} nodes", dasp.Propagation(rule="legendre", nodes=k)) for k in (1, 2, 4)]
+    yield [ours.method(family, f"no exact ends, {k} nodes", dasp.Propagation(rule="legendre", nodes=k)) for k in (1, 2, 4, 6)]
     mixtures = [h for h in (2, 4, 6, 8) if n <= 32]
     yield [ours.method("dasp.Propagation, mixture", f"mixture={h}", dasp.Propagation(mixture=h)) for h in mixtures]
     few = dasp.Propagation(mixture=2, rule="lobatto", nodes=3)

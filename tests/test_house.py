@@ -42,7 +42,9 @@ ORDER = (
     "partition",
     "game",
     "background_game",
+    "parts",
     "players",
+    "handover",
     "attribution",
     "interactions",
     "estimators",
@@ -56,6 +58,8 @@ ORDER = (
     "explain_command",
     "check_command",
     "huggingface",
+    "captum",
+    "shap",
     "axioms",
     "plots",
     "experiments",
@@ -63,8 +67,8 @@ ORDER = (
 )
 PLOTS_KNOW = {"attribution", "errors", "interactions", "plots"}
 OPTIONAL = {
-    "matplotlib", "pandas", "pyarrow", "captum", "shap", "sklearn", "scipy", "click", "keras", "transformers", "skorch",
-    "pytorch_lightning", "onnx", "PIL", "ray",
+    "matplotlib", "pandas", "pyarrow", "captum", "shap", "shapiq", "sklearn", "scipy", "click", "keras", "transformers",
+    "skorch", "pytorch_lightning", "onnx", "PIL", "ray",
 }  # fmt: skip
 
 

@@ -1,5 +1,8 @@
 """Shapley values of PyTorch networks by moment propagation: all features at once, no sampling, the error measured."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from . import axioms as axioms
 from . import batch as batch
 from . import huggingface as huggingface
@@ -8,6 +11,7 @@ from . import plots as plots
 from .attribution import Attribution as Attribution
 from .audit import Audit as Audit
 from .background import PerRow as PerRow
+from .errors import AdditivityError as AdditivityError
 from .errors import CaptureError as CaptureError
 from .errors import CoalitionError as CoalitionError
 from .errors import CompletenessWarning as CompletenessWarning
@@ -43,3 +47,15 @@ from .propagate import Support as Support
 from .semivalues import Banzhaf as Banzhaf
 from .semivalues import BetaShapley as BetaShapley
 from .semivalues import Semivalue as Semivalue
+
+if TYPE_CHECKING:
+    from . import captum as captum
+    from . import shap as shap
+
+
+
+def __getattr__(name: str) -> Any:
+    """`dasp.captum` and `dasp.shap`, which need an extra, when they are first asked for."""
+    if name in ("captum", "shap"):
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

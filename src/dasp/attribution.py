@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -17,9 +18,12 @@ from torch import Tensor
 
 from .errors import DaspError, DataFileError, InputError, MissingExtraError, OutputFileError
 from .game import Players
+from .handover import explanation, shapley_values
 
 if TYPE_CHECKING:
     import pandas
+    import shap
+    import shapiq
 
     from .audit import Audit
 
@@ -164,6 +168,44 @@ class Attribution:
         ends = {"base_value": self.base_value, "output": self.output, "gap": self.gap}
         right = pandas.DataFrame({name: end.reshape(-1).cpu().numpy() for name, end in ends.items()})
         return pandas.concat([left, middle, right], axis=1)
+
+    def to_shap(
+        self, audit: Audit | None = None, *, layout: str = "players", output_names: Sequence[str] | str | None = None
+    ) -> shap.Explanation:
+        """A `shap.Explanation`, for shap's plots (Lundberg and Lee, 2017, https://arxiv.org/abs/1705.07874).
+
+        Args:
+            audit: `self.audit(per_player=True)`, whose intervals become `lower_bounds` and `upper_bounds`. shap draws them as
+                bars around a value, so that they are drawn out to it where it lies outside.
+            layout: "players": values (B, n), for waterfall, beeswarm, bar, force, heatmap, scatter, decision and, where the
+                players are tokens, text. "image": (B, height, width, channels), for `shap.plots.image`. "input": in the
+                input's own shape. In the last two a player's value is shared equally among its elements, so that they add up.
+            output_names: a name for each of several targets, the indices by default; the name of a single one.
+
+        Returns:
+            Numpy arrays throughout; `base_values` (B,). Several targets are a last axis of the values and of `base_values`, so
+            `explanation[..., 0]` is the first. `data` holds the inputs or the tokens, None where players are groups;
+            `error_std` the standard errors. Values that do not add up are not mended: shap's plots write base value + sum of
+            values where they speak of the output, which is off by the `gap`.
+
+        Raises:
+            MissingExtraError: shap is not installed.
+            InputError: the audit has no intervals for players or is of other values, the names are too few or many, or the
+                layout does not fit the inputs.
+        """
+        return explanation(self, audit, layout, output_names)
+
+    def to_shapiq(self, row: int = 0, *, target_index: int = 0) -> shapiq.InteractionValues:
+        """The values of one row and target as `shapiq.InteractionValues` of order 1 ("SV", or "BV" for Banzhaf values).
+
+        For pairs too see `Interactions.to_shapiq`.
+
+        Raises:
+            MissingExtraError: shapiq is not installed.
+            InputError: no such row or target, or a semivalue that shapiq has no index for.
+        """
+        made: shapiq.InteractionValues = shapley_values(self, row, target_index)
+        return made
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write everything but the model to one safetensors file, whose metadata hold the settings as JSON.

@@ -24,6 +24,10 @@ class CompletenessWarning(UserWarning):
     """Propagated values do not add up to what they explain by far, so that they are far from the Shapley values."""
 
 
+class AdditivityError(DaspError, AssertionError):
+    """Values do not add up to what they explain, and the caller asked for this to be an error, as shap's users do."""
+
+
 class CoalitionError(InputError):
     """The model gives NaN or infinity at a coalition.
 

@@ -10,9 +10,13 @@ import torch
 from torch import Tensor
 
 from .errors import InputError, InputTypeError, MemoryBoundError, MissingExtraError
+from .handover import interaction_values
 
 if TYPE_CHECKING:
     import pandas
+    import shapiq
+
+    from .attribution import Attribution
 
 Pairs = str | int | Sequence[tuple[int, int]] | None
 
@@ -89,6 +93,27 @@ class Interactions:
                 "value": values.detach().cpu().reshape(-1).numpy(),
             }
         )
+
+    def to_shapiq(
+        self, attribution: Attribution | None = None, row: int = 0, *, target_index: int = 0, index: str | None = None
+    ) -> shapiq.InteractionValues:
+        """One row and target as `shapiq.InteractionValues` (Muschalik et al., 2024, https://arxiv.org/abs/2410.01649).
+
+        Args:
+            attribution: the same explainer's values of the same rows, which are order 1, with their base value; without it
+                there is order 2 only.
+            row: of the batch, from 0.
+            target_index: which of several targets, from 0.
+            index: "SII" as they are ("BII" for Banzhaf interactions), by default; or "k-SII", of which all orders add up to
+                output - base value: shapiq takes half of each interaction from its players' values.
+
+        Raises:
+            MissingExtraError: shapiq is not installed.
+            InputError: no such row or target; an attribution of something else; or an index that these are not, or that needs
+                all pairs and an attribution.
+        """
+        made: shapiq.InteractionValues = interaction_values(self, attribution, row, target_index, index)
+        return made
 
 
 @dataclass(frozen=True)
