@@ -307,7 +307,7 @@ def test_without_the_packages_the_extra_is_named(
     with pytest.raises(dasp.MissingExtraError, match=rf"pip install 'dasp\[{package}\]'"):
         getattr(result, call)()
     if package == "shap":
-        monkeypatch.delitem(sys.modules, "dasp.shap")
+        monkeypatch.delitem(sys.modules, "dasp.shap", raising=False)
         monkeypatch.delattr(dasp, "shap", raising=False)
         with pytest.raises(dasp.MissingExtraError, match=r"dasp\.shap needs shap"):
             dasp.shap  # noqa: B018
