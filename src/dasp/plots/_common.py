@@ -188,6 +188,15 @@ def line(place: int) -> dict[str, Any]:
     return {"color": colour, "marker": MARKERS[place % len(MARKERS)], "markersize": 5, "linewidth": 1.5}
 
 
+def legend_above(ax: Axes) -> None:
+    """A legend over the axes, where it covers nothing, in lines of three names at most."""
+    names = ax.get_legend_handles_labels()[1]
+    columns = 3 if max(map(len, names)) <= 20 else 2 if max(map(len, names)) <= 32 else 1
+    ax.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=min(columns, len(names)), frameon=False, fontsize=8, borderaxespad=0.2
+    )  # fmt: skip
+
+
 def joined(values: Array, owners: npt.NDArray[np.int64]) -> Array:
     """Sum over the distinct owners of every place; values (n,), owners (channels, *shape) -> (*shape)."""
     ordered = np.sort(owners, axis=0)

@@ -10,7 +10,6 @@ import numpy as np
 
 from ..attribution import Attribution
 from ..errors import InputError, InputTypeError
-from . import _common
 
 if TYPE_CHECKING:
     from matplotlib.path import Path
@@ -18,9 +17,12 @@ if TYPE_CHECKING:
 
 def outline(text: str, *, family: str, weight: str = "normal") -> Path:
     """The outline of `text` in a font of size 1, from the origin on its baseline."""
-    fonts: Any = importlib.import_module("matplotlib.font_manager")
-    textpath: Any = importlib.import_module("matplotlib.textpath")
-    made: Path = textpath.TextPath((0, 0), _common.plain(text), size=1, prop=fonts.FontProperties(family=family, weight=weight))
+    fonts, paths, textpath = (
+        importlib.import_module(f"matplotlib.{name}") for name in ("font_manager", "path", "textpath")
+    )  # fmt: skip
+    shapes: Any = textpath.text_to_path
+    points, codes = shapes.get_text_path(fonts.FontProperties(family=family, weight=weight), text, ismath=False)
+    made: Path = paths.Path(np.asarray(points) / shapes.FONT_SCALE, codes) if len(points) else paths.Path(np.empty((0, 2)))
     return made
 
 

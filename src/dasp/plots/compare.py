@@ -66,7 +66,7 @@ def compare(
     ax.set_xlabel("mean |contribution|" if index is None else "contribution to the output")
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(axis="y", length=0)
-    ax.legend(frameon=False, fontsize=8)
+    _common.legend_above(ax)
     return ax
 
 

@@ -57,7 +57,7 @@ def removal(
     ax.set_ylabel("change of the output")
     ax.set_xlim(0, 100)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize=8)
+    _common.legend_above(ax)
     return ax
 
 

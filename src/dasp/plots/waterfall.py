@@ -59,7 +59,8 @@ def waterfall(
         _common.write_number(ax, max(start, end), place, f"{length:+.3g}")
     ax.axvline(base, color=look.ink, linewidth=0.8, linestyle=":")
     ax.axvline(output, color=look.ink, linewidth=0.8, linestyle=":")
-    ax.margins(x=0.12)
+    ax.use_sticky_edges = False
+    ax.margins(x=0.14, y=0.02)
     ax.set_yticks(range(len(steps)), [name for name, _, _ in steps])
     ax.set_xlabel("output of the model")
     ax.set_title(f"from base {base:.4g} to output {output:.4g}", fontsize=10)
