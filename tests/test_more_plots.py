@@ -163,6 +163,33 @@ def test_lines_and_text_stand_out_from_the_page(name: str, style: str) -> None:
     assert 0.004 < off.mean() < 0.9
 
 
+def check_whole(ax: Axes) -> None:
+    """Everything drawn lies within the figure, and the axes have room."""
+    figure = ax.figure
+    figure.canvas.draw()
+    box = figure.get_tightbbox()  # of all that is drawn, in inches
+    width, height = figure.get_size_inches()  # type: ignore[union-attr]
+    assert -0.03 < box.x0 < box.x1 < width + 0.03
+    assert -0.03 < box.y0 < box.y1 < height + 0.03
+    assert ax.get_window_extent().width > 0.25 * figure.bbox.width
+
+
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_nothing_is_cut_off_at_the_edge(name: str) -> None:
+    check_whole(ALL[name]())
+
+
+@pytest.mark.parametrize("length", [30, 2000])
+def test_long_names_leave_room(length: int) -> None:
+    names = tuple(f"{i} {'long names ' * (length // 11)}" for i in range(4))
+    result, several = of_rows(names), {f"{i} {'method ' * (length // 14)}": of_rows(names) for i in range(9)}
+    for ax in (
+        plots.bar(result, 0), plots.beeswarm(result), plots.waterfall(result), plots.heatmap(result), plots.compare(several, 0),
+        plots.removal(several, Weighted(WEIGHTS[None])), plots.interaction_network(of_pairs(names), 0),
+    ):  # fmt: skip
+        check_whole(ax)
+
+
 def contrast(one: float, other: float) -> float:
     """Ratio of contrast (WCAG 2); 4.5 is what text needs."""
     low, high = sorted((one, other))

@@ -22,8 +22,8 @@ _HEAD = _CELL + ";font-weight:600;border-bottom:1px solid currentColor"
 
 
 def as_html(result: Attribution) -> str:
-    """A line about the method, and a table: a line for each of the first rows and targets, a column for each of the players of
-    largest values there; red where they raise the output, blue where they lower it.
+    """A line about the method, and a table: a line for each of the first rows and targets, a column for each of the players
+    with the largest values there; red where they raise the output, blue where they lower it.
 
     Every string that comes from data is escaped, and nothing is loaded from elsewhere.
     """

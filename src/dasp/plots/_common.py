@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ POSITIVE_ON_DARK, NEGATIVE_ON_DARK = "#f4735f", "#5fa8ee"
 NEUTRAL = "#767676"
 # Of Okabe and Ito (2008), without black and yellow, which are lost on one page or the other.
 CATEGORIES = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#767676")
+LONGEST = 60
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h", "<", ">", "p")
 
 
@@ -162,8 +163,20 @@ def target(asked: int | None, count: int) -> int:
 
 
 def plain(text: str) -> str:
-    """`text` as matplotlib must get it to draw it as it is: what stands between two dollars it reads as a formula."""
-    return text.replace("$", r"\$")
+    """`text` as matplotlib must get it to draw it as it is, for what stands between two dollars it reads as a formula; cut
+    where it is longer than `LONGEST` letters.
+    """
+    return (text if len(text) <= LONGEST else text[: LONGEST - 1] + "…").replace("$", r"\$")
+
+
+def width(names: Iterable[str]) -> float:
+    """Inches of a new figure that has these names beside its axes."""
+    return max(6.4, 4.4 + 0.08 * max(map(len, names)))
+
+
+def room(methods: Iterable[str]) -> float:
+    """Inches by which these names are wider than the 4 that a legend over the axes has."""
+    return max(0.0, 0.08 * min(max(map(len, methods)), LONGEST) - 3.3)
 
 
 def finite(what: str, values: Array) -> Array:
@@ -189,9 +202,9 @@ def line(place: int) -> dict[str, Any]:
 
 
 def legend_above(ax: Axes) -> None:
-    """A legend over the axes, where it covers nothing, in lines of three names at most."""
+    """A legend over the axes, where it covers nothing, in as many columns as fit about 4 inches."""
     names = ax.get_legend_handles_labels()[1]
-    columns = 3 if max(map(len, names)) <= 20 else 2 if max(map(len, names)) <= 32 else 1
+    columns = max(1, int(3.9 / (0.5 + 0.07 * max(map(len, names)))))
     ax.legend(
         loc="lower left", bbox_to_anchor=(0, 1), ncols=min(columns, len(names)), frameon=False, fontsize=8, borderaxespad=0.2
     )  # fmt: skip

@@ -34,7 +34,7 @@ def bar(
     _common.check_display(max_display)
     table = _common.table(result, target_index)
     names, lengths = _bars(table, index, max_display)
-    ax = _common.axes(ax, size=(6.4, 1.2 + 0.32 * len(names)))
+    ax = _common.axes(ax, size=(_common.width(names), 1.2 + 0.32 * len(names)))
     places = np.arange(len(names))[::-1]
     look = _common.look(ax)
     colours = [look.neutral if index is None else look.sign(length) for length in lengths]

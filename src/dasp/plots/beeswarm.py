@@ -37,7 +37,7 @@ def beeswarm(
     _common.check_display(max_display)
     table = _common.table(result, target_index)
     order = np.argsort(-np.abs(table.values).mean(axis=0), kind="stable")[:max_display]
-    ax = _common.axes(ax, size=(6.4, 1.4 + 0.4 * len(order)))
+    ax = _common.axes(ax, size=(_common.width(table.names[player] for player in order), 1.4 + 0.4 * len(order)))
     drawn = dots(ax, table, order)
     if drawn is not None:
         bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.03, pad=0.02, ticks=[0, 1])

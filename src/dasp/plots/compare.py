@@ -50,7 +50,9 @@ def compare(
     table = _common.table(first, target_index)
     points = {name: _points(result, index, target_index) for name, result in attributions.items()}
     order = np.argsort(-np.abs(points[next(iter(points))]), kind="stable")[:max_display]
-    ax = _common.axes(ax, size=(6.4, 1.5 + 0.34 * len(order)))
+    names = [_common.label(table.names, None if index is None else table.data, index or 0, player) for player in order]
+    height = 1.5 + 0.1 * len(points) + max(0.34, 0.1 * len(points)) * len(order)
+    ax = _common.axes(ax, size=(_common.width(names) + _common.room(points), height))
     look, places = _common.look(ax), np.arange(len(order))[::-1]
     for place in places[::2]:
         ax.axhspan(place - 0.5, place + 0.5, color=look.faint, alpha=0.5, linewidth=0, zorder=0)
@@ -59,9 +61,9 @@ def compare(
         # Side by side, so that equal values do not hide each other.
         heights = places + 0.6 * (0.5 - (number + 0.5) / len(points))
         spread = None if index is None else _spread(attributions[name], index, target_index, order)
-        style = _common.line(number) | {"linestyle": "none"}
+        style = _common.line(number) | {"linestyle": "none", "markersize": 4}
         ax.errorbar(values[order], heights, xerr=spread, label=_common.plain(name), elinewidth=1.0, **style)
-    ax.set_yticks(places, [_common.label(table.names, None if index is None else table.data, index or 0, p) for p in order])
+    ax.set_yticks(places, names)
     ax.set_ylim(-0.5, len(order) - 0.5)
     ax.set_xlabel("mean |contribution|" if index is None else "contribution to the output")
     ax.spines[["top", "right", "left"]].set_visible(False)

@@ -44,7 +44,7 @@ def heatmap(
     if len(others):
         lines = np.vstack([lines, table.values[np.ix_(rows, others)].sum(axis=1)])
         names.append(f"{len(others)} others together")
-    ax = _common.axes(ax, size=(6.4, 2.0 + 0.28 * len(names)))
+    ax = _common.axes(ax, size=(_common.width(names), 2.0 + 0.28 * len(names)))
     _cells(ax, lines, names)
     _outputs(ax, table.output[rows])
     ax.set_xlabel("rows, by their output" if sort else "rows")
@@ -57,6 +57,7 @@ def _cells(ax: Axes, lines: _common.Array, names: list[str]) -> None:
         lines, cmap=_common.look(ax).diverging(), vmin=-end, vmax=end, aspect="auto", interpolation="nearest"
     )  # fmt: skip
     ax.set_yticks(range(len(names)), names)
+    ax.locator_params(axis="x", integer=True)
     ax.tick_params(axis="y", length=0)
     ax.spines[:].set_visible(False)
     bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.04, pad=0.02, extend="both" if np.abs(lines).max() > end else "neither")

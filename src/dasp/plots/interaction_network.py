@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from .interactions import check_interactions, chosen
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_LETTERS = 18  # to a line of a name
 _WIDEST = 6.0  # points, of the line of the strongest pair
 _THINNEST = 0.03  # share of the strongest pair below which no line is drawn
 
@@ -64,14 +66,22 @@ def interaction_network(
     places = {int(player): place for place, player in enumerate(order)}
     angles = np.pi / 2 - 2 * np.pi * np.arange(len(order)) / len(order)
     spots = np.stack([np.cos(angles), np.sin(angles)], axis=1)  # from the top, clockwise
-    ax = _common.axes(ax, size=(5.4, 4.6))
+    names = [_wrapped(result.names[player]) for player in order]
+    longest = max(len(line) for name in names for line in name.split("\n"))
+    ax = _common.axes(ax, size=(3.8 + 0.16 * longest, 4.6))
     drawn = [edge for edge in np.argsort(-np.abs(values), kind="stable") if set(pairs[edge].tolist()) <= set(places)]
     _lines(ax, spots, [(places[int(i)], places[int(j)], float(values[e])) for e in drawn[:max_edges] for i, j in [pairs[e]]],
            signed=index is not None)  # fmt: skip
-    _players(ax, spots, sums[order] / (sums.max() or 1.0), [_common.plain(result.names[player]) for player in order])
+    _players(ax, spots, sums[order] / (sums.max() or 1.0), names)
     if title is not None:
         ax.set_title(title, fontsize=10)
     return ax
+
+
+def _wrapped(name: str) -> str:
+    """A name in lines of about 18 letters."""
+    short = name if len(name) <= _common.LONGEST else name[: _common.LONGEST - 1] + "…"
+    return "\n".join(_common.plain(line) for line in textwrap.wrap(short, _LETTERS)) or " "
 
 
 def _edges(
@@ -117,11 +127,12 @@ def _players(ax: Axes, spots: _common.Array, shares: _common.Array, names: list[
     ax.scatter(spots[:, 0], spots[:, 1], s=30 + 170 * shares, color=look.neutral, edgecolors=look.ink, linewidths=0.8, zorder=3)
     for (x, y), name in zip(spots, names, strict=True):
         across = "center" if abs(x) < 0.25 else "left" if x > 0 else "right"
-        along = "center" if abs(y) < 0.5 or across != "center" else "bottom" if y > 0 else "top"
+        along = "center" if abs(y) < 0.3 else "bottom" if y > 0 else "top"
         ax.annotate(
-            name, (x, y), xytext=(11 * x, 11 * y), textcoords="offset points", ha=across, va=along, fontsize=9, color=look.ink
+            name, (x, y), xytext=(10 * x, 10 * y), textcoords="offset points", ha=across, va=along, fontsize=9, color=look.ink
         )  # fmt: skip
     ax.set_xlim(-1.15, 1.15)
-    ax.set_ylim(-1.2, 1.2)
+    room = 1.08 + 0.13 * max(name.count("\n") + 1 for name in names)  # above and below, for the names
+    ax.set_ylim(-room, room)
     ax.set_aspect("equal")
     ax.set_axis_off()

@@ -43,7 +43,7 @@ def removal(
         MissingExtraError: matplotlib is not installed.
     """
     shares, curves = _curves(results, model, steps, target_index)
-    ax = _common.axes(ax, size=(5.2, 3.6))
+    ax = _common.axes(ax, size=(5.2 + _common.room(curves), 3.6))
     look = _common.look(ax)
     ax.axhline(0, color=look.ink, linewidth=0.6)
     for place, (name, lines) in enumerate(curves.items()):

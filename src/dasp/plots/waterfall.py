@@ -47,7 +47,7 @@ def waterfall(
     for player in shown[::-1]:
         steps.append((_common.label(table.names, table.data, index, player), float(values[player]), False))
 
-    ax = _common.axes(ax, size=(6.4, 1.4 + 0.36 * len(steps)))
+    ax = _common.axes(ax, size=(_common.width(name for name, _, _ in steps), 1.4 + 0.36 * len(steps)))
     look = _common.look(ax)
     ends = base + np.cumsum([length for _, length, _ in steps])
     starts = np.concatenate([[base], ends[:-1]])
