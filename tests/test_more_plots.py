@@ -489,7 +489,11 @@ def test_what_cannot_be_drawn_is_refused(name: str) -> None:
         (lambda: plots.frontier([1.0]), "expected a dict"),  # type: ignore[arg-type]
         (lambda: plots.interaction_network(of_rows()), "draws Interactions"),  # type: ignore[arg-type]
         (lambda: plots.tokens(of_rows(), texts=[1, 2, 3, 4]), "are strings"),  # type: ignore[list-item]
+        (lambda: plots.tokens(of_rows(), texts=5), "are strings"),  # type: ignore[arg-type]
+        (lambda: plots.tokens(of_rows(), texts=LETTERS, limit="x"), "limit: expected a number"),  # type: ignore[arg-type]
         (lambda: plots.time_series(of_series(), times=["now"]), "expected numbers"),  # type: ignore[list-item]
+        (lambda: plots.time_series(of_series(), channels="ab"), "channels: expected a list of strings, got str"),
+        (lambda: plots.image_per_class(of_image(), names=[1, 2, 3]), "names: expected a list"),  # type: ignore[list-item]
     ],
 )
 def test_wrong_types_are_refused(call: Callable[[], object], message: str) -> None:

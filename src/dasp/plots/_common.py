@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -264,9 +264,20 @@ def check_input(result: Attribution, input_index: int) -> None:
 
 
 def check_limit(limit: float | None) -> None:
-    """`InputError` when a colour scale does not end above 0."""
+    """`InputTypeError` when the end of a colour scale is no number, `InputError` when it is not above 0."""
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float | np.number)):
+        raise InputTypeError(f"limit: expected a number, got {type(limit).__name__}.")
     if limit is not None and not 0 < limit < np.inf:
         raise InputError(f"limit {limit}: the end of the colour scale must be above 0.")
+
+
+def named(what: str, names: Sequence[str], count: int) -> list[str]:
+    """`names` as text to draw; our own errors where they are no list of strings, or not `count`."""
+    if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise InputTypeError(f"{what}: expected a list of strings, got {type(names).__name__}.")
+    if len(names) != count:
+        raise InputError(f"{what}: expected {count} name(s), got {len(names)}.")
+    return [plain(name) for name in names]
 
 
 def check_display(max_display: int) -> None:

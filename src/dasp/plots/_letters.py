@@ -51,7 +51,7 @@ def of_row(result: Attribution, index: int, given: Sequence[str] | None) -> tupl
             )
         given = result.tokens[index]
     count = result.players.count
-    if not all(isinstance(text, str) for text in given):
+    if not isinstance(given, Sequence) or not all(isinstance(text, str) for text in given):
         raise InputTypeError("the texts of the players are strings.")
     if len(given) != count:
         raise InputError(f"{len(given)} texts for {count} players: give one for each.")

@@ -49,9 +49,7 @@ def image_per_class(
     _common.check_limit(limit)
     _common.check_input(result, input_index)
     count = result.per_player.shape[1]
-    if names is not None and (isinstance(names, str) or len(names) != count):
-        raise InputError(f"names: expected {count}, one for each target, got {names!r}.")
-    titles = _numbers(result, index) if names is None else [_common.plain(str(name)) for name in names]
+    titles = _numbers(result, index) if names is None else _common.named("names", names, count)
     panels = _panels(count, columns) if ax is None else np.asarray(ax, dtype=object).reshape(-1)
     if len(panels) != count:
         raise InputError(f"ax: {len(panels)} axes for {count} targets: give one for each.")

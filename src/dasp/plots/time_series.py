@@ -105,9 +105,7 @@ def _times(times: Sequence[float] | npt.ArrayLike | None, count: int) -> _common
 def _names(channels: Sequence[str] | None, count: int) -> list[str]:
     if channels is None:
         return [f"channel {i}" for i in range(count)]
-    if isinstance(channels, str) or len(channels) != count:
-        raise InputError(f"channels: expected {count} name(s), got {channels!r}.")
-    return [_common.plain(str(name)) for name in channels]
+    return _common.named("channels", channels, count)
 
 
 def _bands(lines: _common.Array) -> _common.Array:
