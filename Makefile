@@ -12,7 +12,7 @@ help:
 	@echo "make lint      ruff and strict types only"
 	@echo "make bench     measure every method on the data of the paper, and put the figures into README.md"
 	@echo "make paper     run the three experiments of the paper, and write docs/paper.md from what they measured"
-	@echo "make picture   draw the picture in README.md"
+	@echo "make picture   draw the pictures in README.md and docs/plots.md"
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
@@ -25,6 +25,7 @@ explain: $(STAMP)
 
 picture: $(STAMP)
 	$(PY) examples/digits.py --picture docs/digits.png
+	$(PY) examples/plots.py
 
 lint: $(STAMP)
 	$(PY) -m ruff check .

@@ -1,4 +1,4 @@
-"""What the pages show is run: the code of README and CONTRIBUTING, and the command lines' options."""
+"""What the pages show is run: the code of README, CONTRIBUTING and docs/plots.md, and the command lines' options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dasp.rules.registry import RULES
 mpl.use("Agg")
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/plots.md")
 CONTINUES = "<!-- continues -->\n"
 
 
@@ -54,7 +54,7 @@ def test_the_first_example_has_about_ten_lines() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_links_and_pictures_exist(page: str) -> None:
     targets = re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text())
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+    assert [target for target in targets if not ((ROOT / page).parent / target).exists()] == []
 
 
 def test_command_lines_have_options_that_exist() -> None:

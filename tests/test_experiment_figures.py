@@ -25,6 +25,7 @@ from dasp.experiments.figures.found import Found, representatives
 from dasp.experiments.files import slug
 from dasp.experiments.problem import Array, Problem
 from dasp.experiments.speed import DEFAULT
+from dasp.plots._removed import removed_counts
 
 from .figure_runs import FAMILIES, OCCLUSION, dna_problem, image_run, measured, table_run
 
@@ -313,7 +314,7 @@ def test_removal_takes_the_most_positive_first() -> None:
     # Row 0: 1 - 4 + 18 + 0.5 = 15.5; row 1, second output: -(4 - 1 + 0 + 0.5) = -3.5.
     values = np.array([[1.0, -4.0, 18.0, 0.5], [-4.0, 1.0, 0.0, -0.5]])
     curves = removal.removal_curves(hand_made(), {"gradients": values})
-    assert list(removal.removed_counts(4, 50)) == [0, 1, 2, 3, 4]
+    assert list(removed_counts(4, 50)) == [0, 1, 2, 3, 4]
     assert curves["gradients"].tolist() == [[15.5, -2.5, -3.5, -4.0, 0.0], [-3.5, -4.5, -4.5, -4.0, 0.0]]
 
 

@@ -45,6 +45,7 @@ ORDER = (
     "parts",
     "players",
     "handover",
+    "notebook",
     "attribution",
     "interactions",
     "estimators",

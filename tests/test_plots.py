@@ -144,7 +144,7 @@ def test_wrong_calls_are_refused() -> None:
     result = rows_result()
     with pytest.raises(InputError, match=r"index 3: the attribution has 3 row"):
         dasp.plots.waterfall(result, 3)
-    with pytest.raises(InputError, match="target_index 1: the attribution has 1 target"):
+    with pytest.raises(InputError, match="target_index 1: there are 1 target"):
         dasp.plots.beeswarm(result, target_index=1)
     with pytest.raises(InputError, match="max_display 0"):
         dasp.plots.bar(result, max_display=0)

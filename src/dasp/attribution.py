@@ -19,6 +19,7 @@ from torch import Tensor
 from .errors import DaspError, DataFileError, InputError, MissingExtraError, OutputFileError
 from .game import Players
 from .handover import explanation, shapley_values
+from .notebook import as_html
 
 if TYPE_CHECKING:
     import pandas
@@ -98,6 +99,10 @@ class Attribution:
             f"targets={self.targets.shape[1]}, {against}largest gap={gap:.2g}, evaluations={self.evaluations:g}, "
             f"propagations={self.propagations:g})"
         )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: what was explained and how, and the largest values of the first rows."""
+        return as_html(self)
 
     @property
     def several(self) -> bool:

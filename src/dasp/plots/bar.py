@@ -17,7 +17,7 @@ def bar(
     result: Attribution,
     index: int | None = None,
     *,
-    target_index: int = 0,
+    target_index: int | None = None,
     max_display: int = 12,
     ax: Axes | None = None,
 ) -> Axes:
@@ -26,7 +26,7 @@ def bar(
     Players beyond `max_display` are gathered in one last bar: the sum of their bars.
 
     Raises:
-        InputError: no such row or target, or `max_display` below 1.
+        InputError: no such row or target, several targets and none chosen, or `max_display` below 1.
         MissingExtraError: matplotlib is not installed.
     """
     if index is not None:
@@ -34,12 +34,10 @@ def bar(
     _common.check_display(max_display)
     table = _common.table(result, target_index)
     names, lengths = _bars(table, index, max_display)
-    ax = _common.axes(ax, size=(6.4, 1.2 + 0.32 * len(names)))
+    ax = _common.axes(ax, size=(_common.width(names), 1.2 + 0.32 * len(names)))
     places = np.arange(len(names))[::-1]
-    if index is None:
-        colours = [_common.NEUTRAL] * len(names)
-    else:
-        colours = [_common.POSITIVE if length >= 0 else _common.NEGATIVE for length in lengths]
+    look = _common.look(ax)
+    colours = [look.neutral if index is None else look.sign(length) for length in lengths]
     ax.barh(places, lengths, color=colours, height=0.72)
     for place, length in zip(places, lengths, strict=True):
         text = f"{length:.3g}" if index is None else f"{length:+.3g}"
@@ -47,7 +45,7 @@ def bar(
     ax.margins(x=0.14)
     if min(lengths) >= 0:
         ax.set_xlim(left=0)
-    ax.axvline(0, color="black", linewidth=0.8)
+    ax.axvline(0, color=look.ink, linewidth=0.8)
     ax.set_yticks(places, names)
     ax.set_xlabel("mean |contribution|" if index is None else "contribution to the output")
     ax.spines[["top", "right", "left"]].set_visible(False)

@@ -21,7 +21,7 @@ _HALF_HEIGHT = 0.40  # of the band of a player, whose bands are 1 apart
 def beeswarm(
     result: Attribution,
     *,
-    target_index: int = 0,
+    target_index: int | None = None,
     max_display: int = 12,
     ax: Axes | None = None,
 ) -> Axes:
@@ -31,13 +31,13 @@ def beeswarm(
     of elements hold no single number and stay grey.
 
     Raises:
-        InputError: no such target, or `max_display` below 1.
+        InputError: no such target, several and none chosen, or `max_display` below 1.
         MissingExtraError: matplotlib is not installed.
     """
     _common.check_display(max_display)
     table = _common.table(result, target_index)
     order = np.argsort(-np.abs(table.values).mean(axis=0), kind="stable")[:max_display]
-    ax = _common.axes(ax, size=(6.4, 1.4 + 0.4 * len(order)))
+    ax = _common.axes(ax, size=(_common.width(table.names[player] for player in order), 1.4 + 0.4 * len(order)))
     drawn = dots(ax, table, order)
     if drawn is not None:
         bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.03, pad=0.02, ticks=[0, 1])
@@ -49,7 +49,7 @@ def beeswarm(
 
 def dots(ax: Axes, table: _common.Table, order: npt.NDArray[np.intp]) -> PathCollection | None:
     """Draw the players of `order` from the top; the dots of the last one if they are coloured, for a colour bar."""
-    drawn = None
+    drawn, look = None, _common.look(ax)
     everything = table.values[:, order]
     span = float(everything.max() - everything.min()) or 1.0
     deepest = max(_stack(table.values[:, player], span).max() for player in order)
@@ -57,16 +57,16 @@ def dots(ax: Axes, table: _common.Table, order: npt.NDArray[np.intp]) -> PathCol
         values = table.values[:, player]
         heights = place + _stack(values, span) * (_HALF_HEIGHT / max(deepest, 4.0))
         if table.data is None:
-            ax.scatter(values, heights, s=12, linewidths=0, zorder=2, color=_common.NEUTRAL)
+            ax.scatter(values, heights, s=12, linewidths=0, zorder=2, color=look.neutral)
         else:
             colour = _percent(table.data[:, player])
-            scale = _common.sequential()
+            scale = look.sequential()
             drawn = ax.scatter(values, heights, s=12, linewidths=0, zorder=2, c=colour, cmap=scale, vmin=0, vmax=1)
-    ax.axvline(0, color="black", linewidth=0.8, zorder=1)
+    ax.axvline(0, color=look.ink, linewidth=0.8, zorder=1)
     ax.set_yticks(range(len(order))[::-1], [table.names[player] for player in order])
     ax.set_ylim(-0.6, len(order) - 0.4)
     ax.set_xlabel("contribution to the output")
-    ax.grid(axis="y", color="0.9", linewidth=0.8, zorder=0)
+    ax.grid(axis="y", color=look.faint, linewidth=0.8, zorder=0)
     ax.set_axisbelow(True)
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(axis="y", length=0)

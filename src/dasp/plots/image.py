@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from ..attribution import Attribution
 from ..errors import InputError
@@ -19,7 +18,7 @@ def image(
     result: Attribution,
     index: int = 0,
     *,
-    target_index: int = 0,
+    target_index: int | None = None,
     input_index: int = 0,
     limit: float | None = None,
     colorbar: bool = True,
@@ -35,7 +34,7 @@ def image(
     Args:
         result: attributions of a batch.
         index: row of the batch, from 0.
-        target_index: which of several targets, from 0.
+        target_index: which of several targets, from 0; needed where there are several.
         input_index: which of several inputs, from 0.
         limit: value at the ends of the colour scale, which is symmetric about 0; default the largest magnitude.
         colorbar: draw the scale.
@@ -46,18 +45,17 @@ def image(
         InputError: no such row, target or input, or an input that is not an image.
         MissingExtraError: matplotlib is not installed.
     """
-    if limit is not None and not limit > 0:
-        raise InputError(f"limit {limit}: the end of the colour scale must be above 0.")
+    _common.check_limit(limit)
     pixels = _grey(result, index, input_index)
     table = _common.table(result, target_index)
     owners = result.players.labels[input_index].cpu().numpy()
-    values = _joined(table.values[index], owners.reshape(-1, *owners.shape[-2:]))
+    values = _common.joined(table.values[index], owners.reshape(-1, *owners.shape[-2:]))
     end = limit if limit is not None else float(np.abs(values).max()) or 1.0
     ax = _common.axes(ax, size=(4.6, 4.0))
     ax.imshow(pixels, cmap="gray_r", vmin=pixels.min(), vmax=_faint(pixels), interpolation="nearest")
     # Opacity grows with the square root of the magnitude: small values stay visible and zero shows the input alone.
     opacity = 0.9 * np.sqrt(np.clip(np.abs(values) / end, 0, 1))
-    scale = _common.diverging()
+    scale = _common.PAPER.diverging()  # on any page: the input beneath is drawn on white
     drawn = ax.imshow(values, cmap=scale, vmin=-end, vmax=end, alpha=opacity, interpolation="nearest")
     if colorbar:
         bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.03)
@@ -75,9 +73,7 @@ def image(
 def _grey(result: Attribution, index: int, input_index: int) -> _common.Array:
     """The input of row `index`, its channels averaged, (H, W)."""
     _common.check_row(result, index)
-    _common.check_whole("input_index", input_index)
-    if not 0 <= input_index < len(result.inputs):
-        raise InputError(f"input_index {input_index}: the model has {len(result.inputs)} input(s), counted from 0.")
+    _common.check_input(result, input_index)
     pixels = _common.array(result.inputs[input_index][index])  # (H, W) or (C, H, W)
     if pixels.ndim not in (2, 3):
         raise InputError(
@@ -85,15 +81,6 @@ def _grey(result: Attribution, index: int, input_index: int) -> _common.Array:
             "use dasp.plots.bar or waterfall."
         )
     return pixels if pixels.ndim == 2 else np.asarray(pixels.mean(axis=0))
-
-
-def _joined(values: _common.Array, owners: npt.NDArray[np.int64]) -> _common.Array:
-    """Sum over the distinct owners of every pixel; values (n,), owners (channels, H, W) -> (H, W)."""
-    ordered = np.sort(owners, axis=0)
-    first = np.ones(ordered.shape, dtype=bool)
-    first[1:] = ordered[1:] != ordered[:-1]
-    joined: _common.Array = np.where(first, values[ordered], 0.0).sum(axis=0)
-    return joined
 
 
 def _faint(pixels: _common.Array) -> float:

@@ -15,15 +15,13 @@ if TYPE_CHECKING:
 
 WRITTEN = 9
 """Up to this many players the cells hold their numbers."""
-DARK = 0.6
-"""Part of the scale beyond which a number is written in white."""
 
 
 def interactions(
     result: Interactions,
     index: int | None = None,
     *,
-    target_index: int = 0,
+    target_index: int | None = None,
     max_display: int = 12,
     title: str | None = None,
     ax: Axes | None = None,
@@ -36,7 +34,7 @@ def interactions(
     Args:
         result: what `Explainer.interactions` gives.
         index: row of the batch, from 0; None for the mean magnitude over all.
-        target_index: which of several targets, from 0.
+        target_index: which of several targets, from 0; needed where there are several.
         max_display: how many players, or pairs, at most.
         title: default none.
         ax: axes to draw on; default a new figure.
@@ -46,14 +44,10 @@ def interactions(
         InputError: no such row or target, or `max_display` below 1.
         MissingExtraError: matplotlib is not installed.
     """
-    if not isinstance(result, Interactions):
-        raise InputTypeError(
-            "result: this plot draws Interactions, what dasp.Explainer(model, baseline).interactions(inputs) gives; "
-            f"got {type(result).__name__}."
-        )
+    check_interactions(result)
     _common.check_display(max_display)
-    values = _chosen(result, index, target_index)
-    names = tuple(name.replace("$", r"\$") for name in result.names)
+    values = chosen(result, index, target_index)
+    names = tuple(_common.plain(name) for name in result.names)
     if result.pairs is None and len(names) > 1:
         ax = _triangle(values, names, max_display, index is not None, ax)
     else:
@@ -63,13 +57,20 @@ def interactions(
     return ax
 
 
-def _chosen(result: Interactions, index: int | None, target_index: int) -> _common.Array:
+def check_interactions(result: Interactions) -> None:
+    """`InputTypeError` when `result` is something else."""
+    if not isinstance(result, Interactions):
+        raise InputTypeError(
+            "result: this plot draws Interactions, what dasp.Explainer(model, baseline).interactions(inputs) gives; "
+            f"got {type(result).__name__}."
+        )
+
+
+def chosen(result: Interactions, index: int | None, target_index: int | None) -> _common.Array:
     """(n, n) or (P,): the values of a row, or mean magnitudes."""
     values = result.per_target
-    _common.check_whole("target_index", target_index)
-    if not 0 <= target_index < values.shape[1]:
-        raise InputError(f"target_index {target_index}: there are {values.shape[1]} target(s), counted from 0.")
-    every = _common.array(values[:, target_index])
+    place = _common.target(target_index, values.shape[1])
+    every = _common.finite("the interactions", _common.array(values[:, place]))
     if index is None:
         mean: _common.Array = np.abs(every).mean(axis=0)
         return mean
@@ -86,15 +87,15 @@ def _triangle(values: _common.Array, names: tuple[str, ...], most: int, signed: 
     count = len(order)
     size = 1.6 + 0.42 * count
     ax = _common.axes(ax, size=(size + 1.0, size))
+    look = _common.look(ax)
     end = float(np.abs(shown).max()) or 1.0
     cells = np.ma.masked_array(shown, np.triu(np.ones_like(shown, dtype=bool)))[1:, :-1]
-    scale = _common.diverging() if signed else _common.sequential()
+    scale = look.diverging() if signed else look.sequential()
     drawn = ax.imshow(cells, cmap=scale, vmin=-end if signed else 0, vmax=end, interpolation="nearest")
     if count <= WRITTEN:
         for i, j in zip(*np.nonzero(~np.ma.getmaskarray(cells)), strict=True):
-            part = cells[i, j] / end
-            white = abs(part) > DARK if signed else part < DARK
-            ax.text(j, i, f"{cells[i, j]:.2g}", ha="center", va="center", fontsize=7, color="white" if white else "black")
+            ink = _common.ink_on(drawn.to_rgba(np.asarray(cells[i, j])))
+            ax.text(j, i, f"{cells[i, j]:.2g}", ha="center", va="center", fontsize=7, color=ink)
     labels = [names[player] for player in order]
     ax.set_xticks(range(count - 1), labels[:-1], rotation=45, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(count - 1), labels[1:])
@@ -113,14 +114,14 @@ def _bars(
     flat = values.reshape(-1)[: len(pairs)]
     order = np.argsort(-np.abs(flat), kind="stable")[:most]
     ax = _common.axes(ax, size=(6.4, 1.2 + 0.32 * max(1, len(order))))
-    places = np.arange(len(order))[::-1]
+    look, places = _common.look(ax), np.arange(len(order))[::-1]
     for place, pair in zip(places, order, strict=True):
         length = float(flat[pair])
-        colour = _common.NEUTRAL if not signed else _common.POSITIVE if length >= 0 else _common.NEGATIVE
+        colour = look.sign(length) if signed else look.neutral
         ax.barh(place, length, color=colour, height=0.72)
         _common.write_number(ax, length, place, f"{length:+.3g}" if signed else f"{length:.3g}", left=length < 0)
     ax.margins(x=0.14)
-    ax.axvline(0, color="black", linewidth=0.8)
+    ax.axvline(0, color=look.ink, linewidth=0.8)
     ax.set_yticks(places, [f"{names[pairs[pair, 0]]} × {names[pairs[pair, 1]]}" for pair in order])
     ax.set_xlabel("interaction" if signed else "mean |interaction|")
     ax.spines[["top", "right", "left"]].set_visible(False)

@@ -19,7 +19,7 @@ def waterfall(
     result: Attribution,
     index: int = 0,
     *,
-    target_index: int = 0,
+    target_index: int | None = None,
     max_display: int = 10,
     ax: Axes | None = None,
 ) -> Axes:
@@ -29,7 +29,7 @@ def waterfall(
     drawn as a step of its own in grey when it can be seen; nothing is rescaled to hide it.
 
     Raises:
-        InputError: no such row or target, or `max_display` below 1.
+        InputError: no such row or target, several targets and none chosen, or `max_display` below 1.
         MissingExtraError: matplotlib is not installed.
     """
     _common.check_row(result, index)
@@ -38,27 +38,29 @@ def waterfall(
     values, base, output = table.values[index], float(table.base_value[index]), float(table.output[index])
     order = np.argsort(-np.abs(values), kind="stable")
     shown, others = order[:max_display], order[max_display:]
-    steps: list[tuple[str, float, str | None]] = []  # from the bottom: name, length, colour of its own
+    steps: list[tuple[str, float, bool]] = []  # from the bottom: name, length, whether in grey
     rest = output - base - float(values.sum())
     if abs(rest) > _VISIBLE_GAP * float(np.abs(values).sum()):
-        steps.append(("not attributed (gap)", rest, _common.NEUTRAL))
+        steps.append(("not attributed (gap)", rest, True))
     if len(others):
-        steps.append((f"{len(others)} others", float(values[others].sum()), None))
+        steps.append((f"{len(others)} others", float(values[others].sum()), False))
     for player in shown[::-1]:
-        steps.append((_common.label(table.names, table.data, index, player), float(values[player]), None))
+        steps.append((_common.label(table.names, table.data, index, player), float(values[player]), False))
 
-    ax = _common.axes(ax, size=(6.4, 1.4 + 0.36 * len(steps)))
+    ax = _common.axes(ax, size=(_common.width(name for name, _, _ in steps), 1.4 + 0.36 * len(steps)))
+    look = _common.look(ax)
     ends = base + np.cumsum([length for _, length, _ in steps])
     starts = np.concatenate([[base], ends[:-1]])
-    for place, ((_, length, own), start, end) in enumerate(zip(steps, starts, ends, strict=True)):
-        colour = own or (_common.POSITIVE if length >= 0 else _common.NEGATIVE)
+    for place, ((_, length, grey), start, end) in enumerate(zip(steps, starts, ends, strict=True)):
+        colour = look.neutral if grey else look.sign(length)
         ax.barh(place, length, left=start, color=colour, height=0.72)
         if place + 1 < len(steps):
-            ax.plot([end, end], [place + 0.36, place + 0.64], color="black", linewidth=0.7)
+            ax.plot([end, end], [place + 0.36, place + 0.64], color=look.ink, linewidth=0.7)
         _common.write_number(ax, max(start, end), place, f"{length:+.3g}")
-    ax.axvline(base, color="black", linewidth=0.8, linestyle=":")
-    ax.axvline(output, color="black", linewidth=0.8, linestyle=":")
-    ax.margins(x=0.12)
+    ax.axvline(base, color=look.ink, linewidth=0.8, linestyle=":")
+    ax.axvline(output, color=look.ink, linewidth=0.8, linestyle=":")
+    ax.use_sticky_edges = False
+    ax.margins(x=0.14, y=0.02)
     ax.set_yticks(range(len(steps)), [name for name, _, _ in steps])
     ax.set_xlabel("output of the model")
     ax.set_title(f"from base {base:.4g} to output {output:.4g}", fontsize=10)

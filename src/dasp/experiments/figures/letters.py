@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import DataFileError, InputError
+from ...plots._letters import unit_outline
 from ..dna import ALPHABET, Sequences
 from ..files import write_text
 from ..problem import Array, Problem
@@ -19,7 +20,6 @@ from .style import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, named_with_cost,
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.path import Path as Outline
 
 SITES = "sites.json"
 _COLOURS = {"A": GREEN, "C": BLUE, "G": ORANGE, "T": VERMILION}
@@ -132,7 +132,7 @@ def draw_letters(ax: Axes, letters: str, values: Array, start: int) -> None:
         places = [place for place, one in enumerate(letters) if one == letter and values[place]]
         if not places:
             continue
-        outline = _outline(letter)
+        outline = unit_outline(letter)
         parts = [
             Outline(
                 np.asarray(outline.vertices) * (_WIDTH, values[place]) + (start + place + 1 - _WIDTH / 2, 0.0), outline.codes
@@ -141,17 +141,6 @@ def draw_letters(ax: Axes, letters: str, values: Array, start: int) -> None:
         ]
         patch = PathPatch(Outline.make_compound_path(*parts), facecolor=_COLOURS[letter], linewidth=0, label=letter)
         ax.add_patch(patch)
-
-
-def _outline(letter: str) -> Outline:
-    """A letter that fills the square from 0 to 1."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.path import Path as Outline
-    from matplotlib.textpath import TextPath
-
-    text = TextPath((0, 0), letter, size=1, prop=FontProperties(family="DejaVu Sans", weight="bold"))
-    box = text.get_extents()
-    return Outline((np.asarray(text.vertices) - (box.x0, box.y0)) / (box.width, box.height), text.codes)
 
 
 def _sites(found: Found) -> list[list[dict[str, Any]]]:

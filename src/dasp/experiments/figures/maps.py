@@ -50,7 +50,7 @@ def figure(found: Found) -> Figure | None:
                 ax.imshow(found.inputs[index].mean(axis=0), cmap="gray_r", interpolation="nearest")
             else:
                 image = on_image(found, values[index])
-                ax.imshow(image, cmap=_common.diverging(), vmin=-limit, vmax=limit, interpolation="nearest")
+                ax.imshow(image, cmap=_common.PAPER.diverging(), vmin=-limit, vmax=limit, interpolation="nearest")
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set(visible=True, linewidth=0.4, color="0.6")
             if column >= 2:
@@ -59,7 +59,7 @@ def figure(found: Found) -> Figure | None:
                 text = "\n".join(textwrap.wrap(name, 28))
                 ax.text(0.5, 1.06, text, transform=ax.transAxes, rotation=90, ha="center", va="bottom", fontsize=7)
         line[0].set_ylabel(f"output {found.targets[index]}", fontsize=7)
-    scale: Any = importlib.import_module("matplotlib.cm").ScalarMappable(cmap=_common.diverging())
+    scale: Any = importlib.import_module("matplotlib.cm").ScalarMappable(cmap=_common.PAPER.diverging())
     scale.set_clim(-1, 1)
     place = drawn.add_axes((0.5 - 1.5 / width, 0.42 / height, 3 / width, 0.09 / height))
     bar = drawn.colorbar(scale, cax=place, orientation="horizontal", ticks=[-1, 0, 1])

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from ...errors import DataFileError, InputError
+from ...plots._removed import outputs_without, removed_counts
 from ..files import write_text
 from ..problem import Array, Problem
 from ..speed import OURS
@@ -26,15 +26,8 @@ if TYPE_CHECKING:
 
 FILE = "removal.json"
 TRUTH = "true values"
-_BATCH = 1024
 _COLUMNS = 5
 _PLAYERS = {"parkinson": "features", "dna": "players", "mnist": "pixels"}
-
-
-def removed_counts(players: int, steps: int) -> npt.NDArray[np.int64]:
-    """How many players are gone at each point of a curve: 0 to all of them, evenly, in `steps` steps or one for each player."""
-    counts: npt.NDArray[np.int64] = np.unique(np.round(np.linspace(0, players, min(steps, players) + 1)).astype(np.int64))
-    return counts
 
 
 def removal_curves(problem: Problem, values: Mapping[str, Array], *, steps: int = 50) -> dict[str, Array]:
@@ -57,20 +50,16 @@ def removal_curves(problem: Problem, values: Mapping[str, Array], *, steps: int 
     if steps < 1:
         raise InputError(f"steps {steps}: a curve has at least 1 step.")
     counts = removed_counts(problem.count, steps)
-    shape = problem.inputs.shape
     owners = torch.arange(problem.count) if problem.players is None else problem.players.flatten()
-    flat = problem.inputs.flatten(1)
+    owners = owners.reshape(problem.inputs.shape[1:])
+    absent = torch.zeros_like(problem.inputs[0])
     curves: dict[str, Array] = {}
     for method, one in values.items():
         if one.shape != problem.truth.shape:
             raise InputError(f"{method}: values have shape {one.shape}, expected {problem.truth.shape}.")
-        rank = np.argsort(np.argsort(-one, axis=1, kind="stable"), axis=1)  # (B, n): 0 goes first
-        stays = torch.from_numpy(rank[:, None, :] >= counts[:, None])  # (B, points, n)
-        outputs = np.empty((len(flat), len(counts)))
-        for index, (row, mask) in enumerate(zip(flat, stays, strict=True)):
-            left = (row * mask[:, owners]).reshape(len(counts), *shape[1:])
-            with torch.no_grad():
-                answers = torch.cat([problem.model(part) for part in left.split(_BATCH)])
+        outputs = np.empty((len(one), len(counts)))
+        for index, row in enumerate(problem.inputs):
+            answers = outputs_without(problem.model, (row,), (absent,), (owners,), one[index], counts)
             outputs[index] = answers[:, int(problem.targets[index])].double().numpy()
         curves[method] = outputs
     return curves
