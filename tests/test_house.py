@@ -36,6 +36,7 @@ ORDER = (
     "states",
     "propagate",
     "foreign",
+    "archive",
     "model",
     "targets",
     "background",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.nn.parameter import is_lazy
 
+from .archive import checked
 from .errors import DaspError, InputError, InputTypeError, ModelFileError
 from .foreign import adapted, declared_inputs, opened
 from .graph import Graph, capture, graph_of, quiet
@@ -219,7 +220,8 @@ def load_program(path: str | os.PathLike[str]) -> ExportedProgram:
     """Read a `.pt2` file.
 
     Raises:
-        ModelFileError: the file is missing, corrupt or not a program saved by `torch.export.save`.
+        ModelFileError: the file is missing, corrupt, not a program saved by `torch.export.save`, or holds code or pickles
+            (`dasp.archive`).
     """
     name = os.fspath(path)
     if not os.path.isfile(name):
@@ -227,8 +229,11 @@ def load_program(path: str | os.PathLike[str]) -> ExportedProgram:
     if not zipfile.is_zipfile(name):
         raise ModelFileError(_not_a_program(name, "it is not a .pt2 archive"))
     try:
+        copy = checked(name)
         with quiet():
-            return torch.export.load(name)
+            return torch.export.load(copy)
+    except ModelFileError:
+        raise
     except Exception as error:  # the loader raises many kinds; all mean that there is no program
         vague = "warnings above" in str(error)
         reason = "there is none in the archive" if vague else f"{type(error).__name__}: {error}"
