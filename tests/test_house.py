@@ -52,6 +52,7 @@ ORDER = (
     "audit",
     "checks",
     "baselines",
+    "pretrained",
     "explainer",
     "options",
     "columns",
@@ -69,7 +70,7 @@ ORDER = (
 PLOTS_KNOW = {"attribution", "errors", "interactions", "plots"}
 OPTIONAL = {
     "matplotlib", "pandas", "pyarrow", "captum", "shap", "shapiq", "sklearn", "scipy", "click", "keras", "transformers",
-    "skorch", "pytorch_lightning", "onnx", "PIL", "ray",
+    "skorch", "pytorch_lightning", "onnx", "PIL", "ray", "mlflow",
 }  # fmt: skip
 
 

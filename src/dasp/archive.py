@@ -1,10 +1,10 @@
 """`.pt2` files, looked through before torch reads them: `torch.export.load` alone runs what a hostile one says.
 
-It unpickles constants, example inputs and weights that the file marks so; it evaluates sizes as Python; it resolves the target
-of a node to anything below `torch`; it imports modules that the structure of the arguments names; it loads compiled code; and
-names end up in source that `torch.fx` executes. An archive that needs any of that is refused. What is left is data and calls of
-known operations. torch gets a copy without the example inputs, made from the very bytes that were looked at. Weights in the format of torch before 2.8 are pickles, which are read by
-`torch.load(weights_only=True)` only.
+It unpickles constants, example inputs and weights that the file marks so; it evaluates sizes as Python; it resolves the
+target of a node to anything below `torch`; it imports modules that the structure of the arguments names; it loads compiled
+code; and names end up in source that `torch.fx` executes. An archive that needs any of that is refused. What is left is data
+and calls of known operations. torch gets a copy without the example inputs, made from the very bytes that were looked at.
+Weights in the format of torch before 2.8 are pickles, which are read by `torch.load(weights_only=True)` only.
 """
 
 from __future__ import annotations
@@ -30,19 +30,25 @@ PLAIN = re.compile(
 OLD = re.compile(r"version|extra_files/.*|serialized_(exported_program\.json|(state_dict|constants|example_inputs)\.(json|pt))")
 """Members of an archive that torch before 2.8 wrote, whose weights are pickled."""
 OPERATION = re.compile(r"torch\.ops\.(\w+)\.(\w+)\.(\w+)")
-HIGHER = frozenset({"wrap_with_set_grad_enabled", "wrap_with_autocast", "cond", "while_loop", "scan", "associative_scan", "map"})
-REFUSED = frozenset({"aten.from_file", "c10d", "_c10d_functional", "_dtensor", "debugprims", "inductor", "profiler", "symm_mem"})
+HIGHER = frozenset({"wrap_with_set_grad_enabled", "wrap_with_autocast", "cond", "while_loop", "scan", "associative_scan"})
+REFUSED = frozenset(
+    {"aten.from_file", "c10d", "_c10d_functional", "_dtensor", "debugprims", "inductor", "profiler", "symm_mem"}
+)
 """Operations and groups of them that reach outside of the computation."""
 SYMBOLIC = re.compile(
     r"math\.[a-z0-9]+|torch\.sym_\w+|torch\._sym_\w+|torch\._C\._set_grad_enabled|torch\._functorch\.predispatch\._[a-z_]+"
     r"|_operator\.(getitem|add|sub|mul|truediv|floordiv|mod|pow|neg|pos|eq|ne|lt|le|gt|ge|and_|or_|not_)"
 )
 FUNCTIONS = frozenset(
-    "Symbol Integer Float Rational Add Mul Pow Mod Max Min Abs floor ceiling Eq Ne Lt Le Gt Ge Equality Unequality "
-    "StrictLessThan LessThan StrictGreaterThan GreaterThan And Or Not Piecewise FloorDiv ModularIndexing Where PythonMod CleanDiv "
-    "CeilToInt FloorToInt CeilDiv LShift RShift PowByNatural FloatPow FloatTrueDiv IntTrueDiv TruncToFloat TruncToInt RoundToInt "
-    "RoundDecimal ToFloat Identity IsNonOverlappingAndDenseIndicator OpaqueUnaryFn_sqrt OpaqueUnaryFn_log2".split()
-)
+    {
+        "Symbol", "Integer", "Float", "Rational", "Add", "Mul", "Pow", "Mod", "Max", "Min", "Abs", "floor", "ceiling",
+        "Eq", "Ne", "Lt", "Le", "Gt", "Ge", "Equality", "Unequality", "StrictLessThan", "LessThan",
+        "StrictGreaterThan", "GreaterThan", "And", "Or", "Not", "Piecewise", "FloorDiv", "ModularIndexing", "Where",
+        "PythonMod", "CleanDiv", "CeilToInt", "FloorToInt", "CeilDiv", "LShift", "RShift", "PowByNatural", "FloatPow",
+        "FloatTrueDiv", "IntTrueDiv", "TruncToFloat", "TruncToInt", "RoundToInt", "RoundDecimal", "ToFloat",
+        "Identity", "IsNonOverlappingAndDenseIndicator", "OpaqueUnaryFn_sqrt", "OpaqueUnaryFn_log2",
+    }
+)  # fmt: skip
 """What a size may be made of, as sympy prints it."""
 ARITHMETIC = (
     ast.Expression, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.operator, ast.unaryop, ast.boolop, ast.cmpop,
@@ -119,7 +125,7 @@ def _check_old(members: dict[str, bytes]) -> None:
             try:
                 torch.load(io.BytesIO(content), weights_only=True)
             except Exception as error:  # the unpickler raises many kinds
-                raise _Refused(f"{name} holds more than tensors ({type(error).__name__})") from None
+                raise _Refused(f"{name} holds more than tensors ({type(error).__name__})") from error
 
 
 def _json(content: bytes) -> Any:

@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 from .archive import checked
 from .errors import DaspError, InputError, InputTypeError, ModelFileError
 from .foreign import adapted, declared_inputs, opened
-from .graph import Graph, capture, graph_of, quiet
+from .graph import Graph, capture, exported, graph_of, quiet
 
 KEPT_GRAPHS = 8
 Kept = TypeVar("Kept")
@@ -162,6 +162,22 @@ class Model:
             with evaluating(self.source):
                 self._graphs[key] = capture(self.source, inputs, extra, rows)
         return self._graphs[key]
+
+    def exported(self, inputs: Sequence[Tensor], extra: Sequence[Any]) -> ExportedProgram:
+        """The network as a program that `torch.export.save` writes; arguments and errors as for `capture`.
+
+        A module that was captured before needs no inputs: their shapes are known.
+        """
+        if isinstance(self.source, ExportedProgram):
+            return self.source
+        if not inputs and self._graphs:
+            graph = list(self._graphs.values())[-1]
+            stand_ins = [graph.stand_in(node, 2) for node in graph.inputs]
+            if all(isinstance(one, Tensor) and one.ndim for one in stand_ins):
+                inputs = tuple(torch.zeros_like(one, device=self.device or "cpu") for one in stand_ins)
+        inputs = inputs or declared_inputs(self.source)
+        with evaluating(self.source):
+            return exported(self.source, inputs, extra, inputs[0].shape[0])
 
     def keep(self, key: Hashable, make: Callable[[], Kept]) -> Kept:
         """What `make` gave for this key before, or gives now; the last few are kept."""

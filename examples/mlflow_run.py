@@ -1,0 +1,32 @@
+"""A result, its figure and its explainer as artifacts of an MLflow run, in a local store: python examples/mlflow_run.py"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import mlflow
+import torch
+
+import dasp
+
+
+def main(store: Path) -> Path:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
+    explainer = dasp.Explainer(model, 0.0, feature_names=["age", "dose", "weight", "height", "pulse"])
+    result = explainer(torch.randn(20, 5))
+
+    store.mkdir(parents=True, exist_ok=True)
+    mlflow.set_tracking_uri(f"sqlite:///{store / 'runs.db'}")
+    experiment = mlflow.create_experiment("explanations", artifact_location=(store / "artifacts").as_uri())
+    with mlflow.start_run(experiment_id=experiment) as run, tempfile.TemporaryDirectory() as folder:
+        mlflow.log_artifact(str(result.save(Path(folder) / "values")))
+        mlflow.log_figure(dasp.plots.bar(result).figure, "values.png")
+        mlflow.log_artifact(str(explainer.save_pretrained(Path(folder) / "explainer")))
+    return store / "artifacts" / run.info.run_id / "artifacts"
+
+
+if __name__ == "__main__":
+    print(main(Path(sys.argv[1] if len(sys.argv) > 1 else "mlruns")))
