@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
 
-import mlflow
 import torch
 
 import dasp
 
+os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # mlflow-skinny has no other store without a server
+import mlflow
+
 
 def main(store: Path) -> Path:
+    store = store.resolve()
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(5, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
     explainer = dasp.Explainer(model, 0.0, feature_names=["age", "dose", "weight", "height", "pulse"])
     result = explainer(torch.randn(20, 5))
 
     store.mkdir(parents=True, exist_ok=True)
-    mlflow.set_tracking_uri(f"sqlite:///{store / 'runs.db'}")
+    mlflow.set_tracking_uri(store.as_uri())
     experiment = mlflow.create_experiment("explanations", artifact_location=(store / "artifacts").as_uri())
     with mlflow.start_run(experiment_id=experiment) as run, tempfile.TemporaryDirectory() as folder:
         mlflow.log_artifact(str(result.save(Path(folder) / "values")))

@@ -44,7 +44,7 @@ class Two(nn.Module):
 def same(explainer: dasp.Explainer, folder: Path, rows: Any = ROWS, **more: Any) -> dasp.Explainer:
     """The explainer that comes back, once its values were compared bit by bit."""
     before = explainer(rows, 1)
-    explainer.save_pretrained(folder, **more)
+    explainer.save_pretrained(folder, **({"inputs": rows} | more))
     again = dasp.Explainer.from_pretrained(folder)
     after = again(rows, 1)
     assert isinstance(again, dasp.Explainer)
@@ -114,11 +114,12 @@ def test_images_come_back(asked: Any, tmp_path: Path) -> None:
     same(dasp.Explainer(image_network(), IMAGES[0], players=asked), tmp_path / "kept", IMAGES)
 
 
-@pytest.mark.parametrize(
-    "semivalue", [dasp.Banzhaf(0.3), dasp.BetaShapley(4, 1), dasp.Semivalue.of_sizes([1 / 6] * 6)], ids=lambda one: type(one).__name__
-)  # fmt: skip
+SEMIVALUES = [dasp.Banzhaf(0.3), dasp.BetaShapley(4, 1), dasp.Semivalue.of_sizes([1 / 6] * 6)]
+
+
+@pytest.mark.parametrize("semivalue", SEMIVALUES, ids=lambda one: type(one).__name__)
 def test_semivalues_and_names_come_back(semivalue: Any, tmp_path: Path) -> None:
-    explainer = dasp.Explainer(network(), 0.0, method=dasp.Exact(), semivalue=semivalue, feature_names=["a"] + list("BCDEF"))
+    explainer = dasp.Explainer(network(), 0.0, method=dasp.Exact(), semivalue=semivalue, feature_names=["a", *"BCDEF"])
     again = same(explainer, tmp_path / "kept")
     assert again.semivalue == semivalue
     assert again.feature_names == ("a", "B", "C", "D", "E", "F")
@@ -137,7 +138,11 @@ def test_a_program_comes_back_and_the_folder_holds_no_row_of_its_example(tmp_pat
     assert example[:1].numpy().tobytes() not in (tmp_path / "kept" / "model.pt2").read_bytes()
 
 
-def test_a_model_that_was_not_explained_needs_rows_to_be_exported(tmp_path: Path) -> None:
+def test_a_model_that_was_propagated_through_needs_no_rows_to_be_exported(tmp_path: Path) -> None:
+    same(dasp.Explainer(network(), 0.0), tmp_path / "kept", inputs=None)
+
+
+def test_a_model_that_was_not_needs_rows(tmp_path: Path) -> None:
     explainer = dasp.Explainer(network(), 0.0, method=dasp.Exact())
     with pytest.raises(dasp.InputError, match="inputs"):
         explainer.save_pretrained(tmp_path / "kept")
@@ -209,7 +214,7 @@ def test_a_later_format_is_named_with_the_version_that_wrote_it(kept: Path) -> N
         ({"method": {"name": "os.system", "options": {}}}, "none of this version"),
         ({"method": {"name": "Exact", "options": {"later": 1}}}, "takes no 'later'"),
         ({"method": {"name": "Refine", "options": {"keep": "/tmp/elsewhere.safetensors"}}}, "takes no 'keep'"),
-        ({"method": {"name": "Propagation", "options": {"nodes": "many"}}}, ""),
+        ({"method": {"name": "Propagation", "options": {"nodes": "many"}}}, "nodes"),
         ({"method": None}, "not a whole explainer"),
         ({"players": {"kind": "spiral"}}, "none of this version"),
         ({"players": {"kind": "grid"}}, "not a whole explainer"),
