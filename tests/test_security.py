@@ -109,7 +109,8 @@ def reads_a_file(members: Members, mark: Path) -> None:
 def structure_imports(members: Members, mark: Path) -> None:
     context = {"default_factory_module": "antigravity", "default_factory_name": "geohash", "dict_context": []}
     kind = {"type": "collections.defaultdict", "context": json.dumps(context), "children_spec": []}
-    old = next(iter(json.loads(next(iter(models(members).values())))["graph_module"]["module_call_graph"]))["signature"]["out_spec"]
+    graph = json.loads(next(iter(models(members).values())))["graph_module"]
+    old = graph["module_call_graph"][0]["signature"]["out_spec"]
     edited(members, "models/model.json", json.dumps(old), json.dumps(json.dumps([1, kind])))
 
 
@@ -173,6 +174,30 @@ def test_torch_alone_runs_what_is_refused_here(edit: Edit, members: Members, tmp
         with contextlib.suppress(Exception):
             torch.export.load(tmp_path / "model.pt2")
     assert mark.exists(), "torch became safer: see what dasp.archive need no longer refuse"
+
+
+class Unusual(torch.nn.Module):
+    """What sound programs hold besides plain operations: arithmetic on sizes, subgraphs, functions mapped over rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent = torch.nn.GRU(4, 3, batch_first=True)
+        self.register_buffer("scale", torch.arange(3.0), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            doubled = torch.vmap(lambda row: row.sum(0) * 2)(x)
+        halves = x.reshape(x.shape[0] * 2, -1).sum(1).reshape(x.shape[0], 2) + x.shape[0] // 2
+        return torch.cat([self.recurrent(x)[0][:, -1] * self.scale, doubled, halves], dim=1)
+
+
+def test_sound_programs_are_not_refused(tmp_path: Path) -> None:
+    model, rows = Unusual().eval(), torch.randn(2, 6, 4)
+    program = torch.export.export(model, (rows,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.export.save(program, tmp_path / "model.pt2")
+    found = dasp.Model(tmp_path / "model.pt2").source
+    assert isinstance(found, torch.export.ExportedProgram)
+    assert torch.equal(found.module()(rows), model(rows))
 
 
 def test_example_inputs_are_never_read(members: Members, tmp_path: Path, mark: Path) -> None:

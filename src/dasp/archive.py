@@ -36,8 +36,9 @@ REFUSED = frozenset(
 )
 """Operations and groups of them that reach outside of the computation."""
 SYMBOLIC = re.compile(
-    r"math\.[a-z0-9]+|torch\.sym_\w+|torch\._sym_\w+|torch\._C\._set_grad_enabled|torch\._functorch\.predispatch\._[a-z_]+"
+    r"math\.[a-z0-9]+|torch\.sym_\w+|torch\._sym_\w+|torch\._C\._set_grad_enabled"
     r"|_operator\.(getitem|add|sub|mul|truediv|floordiv|mod|pow|neg|pos|eq|ne|lt|le|gt|ge|and_|or_|not_)"
+    r"|torch\._functorch\.predispatch\.(_(add|remove)_batch_dim|_vmap_(in|de)crement_nesting|lazy_load_decompositions)"
 )
 FUNCTIONS = frozenset(
     {

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -100,7 +100,7 @@ class Pretrained:
             return _write_folder(Path(folder), write)
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], model: Any = None) -> Any:
+    def from_pretrained(cls, folder: str | os.PathLike[str], model: Any = None) -> Self:
         """The explainer that `save_pretrained` wrote.
 
         Args:
@@ -138,7 +138,7 @@ class Pretrained:
                 "feature_names": about["feature_names"],
                 "memory": about["memory"],
             }
-            make: Callable[..., Any] = cls
+            make: Callable[..., Self] = cls
             return make(model, _baseline_in(about["baseline"], tensors, device), **options)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, SafetensorError, OSError) as error:
             if isinstance(error, DaspError):
