@@ -25,6 +25,7 @@ import dasp
 from dasp.batch.images import Images
 from dasp.batch.opening import open_source
 from dasp.experiments import networks
+from dasp.graph import quiet
 from dasp.options import players_of
 
 ROOT = Path(__file__).parents[1]
@@ -193,8 +194,9 @@ class Unusual(torch.nn.Module):
 
 def test_sound_programs_are_not_refused(tmp_path: Path) -> None:
     model, rows = Unusual().eval(), torch.randn(2, 6, 4)
-    program = torch.export.export(model, (rows,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    torch.export.save(program, tmp_path / "model.pt2")
+    with quiet():
+        program = torch.export.export(model, (rows,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        torch.export.save(program, tmp_path / "model.pt2")
     found = dasp.Model(tmp_path / "model.pt2").source
     assert isinstance(found, torch.export.ExportedProgram)
     assert torch.equal(found.module()(rows), model(rows))

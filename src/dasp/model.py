@@ -172,8 +172,8 @@ class Model:
             return self.source
         if not inputs and self._graphs:
             graph = list(self._graphs.values())[-1]
-            stand_ins = [graph.stand_in(node, 2) for node in graph.inputs]
-            if all(isinstance(one, Tensor) and one.ndim for one in stand_ins):
+            if all(graph.axis(node) == 0 for node in graph.inputs):
+                stand_ins = [graph.stand_in(node, 2) for node in graph.inputs]
                 inputs = tuple(torch.zeros_like(one, device=self.device or "cpu") for one in stand_ins)
         inputs = inputs or declared_inputs(self.source)
         with evaluating(self.source):
