@@ -99,6 +99,14 @@ def size_in_python(members: Members, mark: Path) -> None:
     edited(members, "models/model.json", found[0], f"__import__('os').mkdir('{mark}')")
 
 
+def size_under_another_name(members: Members, mark: Path) -> None:
+    name = next(iter(models(members)))
+    program = json.loads(members[name])
+    evil = {"as_expr": {"expr_str": f"__import__('os').mkdir('{mark}')", "hint": None}}
+    program["graph_module"]["graph"]["sym_int_values"] = {"metadata": evil}
+    members[name] = json.dumps(program).encode()
+
+
 def target_outside(members: Members, mark: Path) -> None:
     edited(members, "models/model.json", '"torch.ops.aten.relu.default"', '"torch.serialization.os.mkdir"')
 
@@ -153,8 +161,8 @@ def refused(path: Path, mark: Path, reason: str = "is refused") -> None:
 Edit = Callable[[Members, Path], None]
 RUN_BY_TORCH: list[Edit] = [pickled_weight, old_weights, opaque_constant, size_in_python]
 OTHERS: list[Edit] = [
-    renamed_constant, target_outside, reads_a_file, structure_imports, structure_names_an_enum, name_is_source, compiled_code,
-    two_folders,
+    renamed_constant, size_under_another_name, target_outside, reads_a_file, structure_imports, structure_names_an_enum,
+    name_is_source, compiled_code, two_folders,
 ]  # fmt: skip
 
 

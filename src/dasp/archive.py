@@ -148,16 +148,13 @@ def _check_payloads(config: Any, prefix: str) -> None:
 def _check_program(part: Any, key: str) -> None:
     """Every node's target, every size, structure and name of a program, however deep."""
     if isinstance(part, dict):
-        if isinstance(part.get("target"), str) and "inputs" in part:
-            _check_target(part["target"])
         for inner, value in part.items():
-            if inner != "metadata":  # text about where a node came from
-                _check_program(value, inner)
+            _check_program(value, inner)
     elif isinstance(part, list):
         for value in part:
             _check_program(value, key)
     elif isinstance(part, str):
-        if key == "as_operator":
+        if key in ("target", "as_operator"):
             _check_target(part)
         elif key == "expr_str":
             _check_size(part)
