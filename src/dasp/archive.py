@@ -69,7 +69,8 @@ def checked(path: str | os.PathLike[str]) -> io.BytesIO:
     """A copy of the archive at `path` that `torch.export.load` reads without unpickling or evaluating anything of the file's.
 
     Raises:
-        ModelFileError: it holds code or pickles, or it is no archive of an exported program.
+        ModelFileError: it holds code or pickles.
+        ValueError: it holds no program at all.
     """
     name = os.fspath(path)
     try:
@@ -104,6 +105,8 @@ def _check_members(members: dict[str, bytes]) -> None:
     roots = {name.partition("/")[0] for name in members}
     if "serialized_exported_program.json" in members:
         return _check_old(members)
+    if not any(name.partition("/")[2].startswith("models/") for name in members):
+        raise ValueError("there is none in the archive")
     if len(roots) > 1:
         raise _Refused("it is not one folder, as torch.export.save writes")
     for name, content in members.items():
