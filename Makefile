@@ -4,7 +4,7 @@ VENV := $(if $(wildcard .venv/bin/python),.venv,$(or $(VIRTUAL_ENV),.venv))
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.dasp-installed
 
-.PHONY: help explain picture test lint bench paper clean
+.PHONY: help explain picture test lint bench paper audit clean
 
 help:
 	@echo "make explain   train a small CNN on the handwritten digits, explain 100 images, print measured errors"
@@ -12,6 +12,7 @@ help:
 	@echo "make lint      ruff and strict types only"
 	@echo "make bench     measure every method on the data of the paper, and put the figures into README.md"
 	@echo "make paper     run the three experiments of the paper, and write docs/paper.md from what they measured"
+	@echo "make audit     look the pinned packages up in PyPI's advisories; a package that cannot be looked up is an error"
 	@echo "make picture   draw the pictures in README.md and docs/plots.md"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -43,6 +44,10 @@ paper: $(STAMP)
 	$(VENV)/bin/dasp reproduce all
 	$(PY) benchmarks/closure.py
 	$(PY) benchmarks/paper.py
+
+audit: $(STAMP)
+	$(PY) -m pip install --quiet -c constraints.txt pip-audit
+	$(PY) -m pip_audit --strict --disable-pip --no-deps -r constraints.txt
 
 clean:
 	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -36,6 +36,7 @@ ORDER = (
     "states",
     "propagate",
     "foreign",
+    "archive",
     "model",
     "targets",
     "background",
@@ -52,6 +53,7 @@ ORDER = (
     "audit",
     "checks",
     "baselines",
+    "pretrained",
     "explainer",
     "options",
     "columns",
@@ -69,7 +71,7 @@ ORDER = (
 PLOTS_KNOW = {"attribution", "errors", "interactions", "plots"}
 OPTIONAL = {
     "matplotlib", "pandas", "pyarrow", "captum", "shap", "shapiq", "sklearn", "scipy", "click", "keras", "transformers",
-    "skorch", "pytorch_lightning", "onnx", "PIL", "ray",
+    "skorch", "pytorch_lightning", "onnx", "PIL", "ray", "mlflow",
 }  # fmt: skip
 
 

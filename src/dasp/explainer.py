@@ -35,6 +35,7 @@ from .game import Game, Players, evaluate_rows
 from .interactions import Asked, Interactions, Pairs
 from .model import Model
 from .players import Layout
+from .pretrained import Pretrained
 from .propagate import OpSupport, make_plan
 from .semivalues import Weighting
 from .targets import Targets
@@ -49,7 +50,7 @@ Baseline = float | Array | PerRow
 Mask = Tensor | np.ndarray[Any, Any] | tuple[Any, ...] | Layout | Players
 
 
-class Explainer:
+class Explainer(Pretrained):
     """Explains a model's output at a row as the sum of what each player adds to the output at the baseline.
 
     Args:

@@ -6,11 +6,11 @@ import inspect
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from traceback import walk_tb
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx
@@ -25,6 +25,7 @@ from .rules import RULES
 from .rules.moving import copied
 
 aten = torch.ops.aten
+Made = TypeVar("Made")
 
 SIZES = frozenset({aten.sym_size.int, aten.sym_numel.default, aten.sym_stride.int, aten.sym_storage_offset.default})
 """Operations that read the shape of a value and not the value."""
@@ -267,15 +268,27 @@ def capture(module: torch.nn.Module, inputs: Sequence[Tensor], extra: Sequence[A
     Raises:
         CaptureError: `torch.export` cannot capture it; the message carries its reason.
     """
+    return _tried(module, lambda: graph_of(_exported(module, inputs, extra, rows)))
+
+
+def exported(module: torch.nn.Module, inputs: Sequence[Tensor], extra: Sequence[Any], rows: int) -> ExportedProgram:
+    """The program that `capture` makes its graph of, to be saved; arguments and errors as there."""
+    return _tried(module, lambda: _exported(module, inputs, extra, rows))
+
+
+def _exported(module: torch.nn.Module, inputs: Sequence[Tensor], extra: Sequence[Any], rows: int) -> ExportedProgram:
     batch = torch.export.Dim("batch", min=1)
     arguments = tuple(_example(a, rows) for a in (*inputs, *extra))
     shapes: Any = tuple({0: batch} if _has_rows(a, rows) else None for a in (*inputs, *extra))
+    if any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(module.forward).parameters.values()):
+        shapes = (shapes,)
+    with quiet(), torch.inference_mode(False), torch.no_grad():
+        return torch.export.export(module, arguments, dynamic_shapes=shapes, strict=False)
+
+
+def _tried(module: torch.nn.Module, make: Callable[[], Made]) -> Made:
     try:
-        if any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(module.forward).parameters.values()):
-            shapes = (shapes,)
-        with quiet(), torch.inference_mode(False), torch.no_grad():
-            program = torch.export.export(module, arguments, dynamic_shapes=shapes, strict=False)
-        return graph_of(program)
+        return make()
     except CaptureError:
         raise
     except Exception as error:  # torch.export raises many kinds; all mean that there is no graph

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.nn.parameter import is_lazy
 
+from .archive import checked
 from .errors import DaspError, InputError, InputTypeError, ModelFileError
 from .foreign import adapted, declared_inputs, opened
-from .graph import Graph, capture, graph_of, quiet
+from .graph import Graph, capture, exported, graph_of, quiet
 
 KEPT_GRAPHS = 8
 Kept = TypeVar("Kept")
@@ -162,6 +163,22 @@ class Model:
                 self._graphs[key] = capture(self.source, inputs, extra, rows)
         return self._graphs[key]
 
+    def exported(self, inputs: Sequence[Tensor], extra: Sequence[Any]) -> ExportedProgram:
+        """The network as a program that `torch.export.save` writes; arguments and errors as for `capture`.
+
+        A module that was captured before needs no inputs: their shapes are known.
+        """
+        if isinstance(self.source, ExportedProgram):
+            return self.source
+        if not inputs and self._graphs:
+            graph = list(self._graphs.values())[-1]
+            if all(graph.axis(node) == 0 for node in graph.inputs):
+                stand_ins = [graph.stand_in(node, 2) for node in graph.inputs]
+                inputs = tuple(torch.zeros_like(one, device=self.device or "cpu") for one in stand_ins)
+        inputs = inputs or declared_inputs(self.source)
+        with evaluating(self.source):
+            return exported(self.source, inputs, extra, inputs[0].shape[0])
+
     def keep(self, key: Hashable, make: Callable[[], Kept]) -> Kept:
         """What `make` gave for this key before, or gives now; the last few are kept."""
         if key not in self._kept:
@@ -219,7 +236,8 @@ def load_program(path: str | os.PathLike[str]) -> ExportedProgram:
     """Read a `.pt2` file.
 
     Raises:
-        ModelFileError: the file is missing, corrupt or not a program saved by `torch.export.save`.
+        ModelFileError: the file is missing, corrupt, not a program saved by `torch.export.save`, or holds code or pickles
+            (`dasp.archive`).
     """
     name = os.fspath(path)
     if not os.path.isfile(name):
@@ -227,8 +245,11 @@ def load_program(path: str | os.PathLike[str]) -> ExportedProgram:
     if not zipfile.is_zipfile(name):
         raise ModelFileError(_not_a_program(name, "it is not a .pt2 archive"))
     try:
+        copy = checked(name)
         with quiet():
-            return torch.export.load(name)
+            return torch.export.load(copy)
+    except ModelFileError:
+        raise
     except Exception as error:  # the loader raises many kinds; all mean that there is no program
         vague = "warnings above" in str(error)
         reason = "there is none in the archive" if vague else f"{type(error).__name__}: {error}"

@@ -93,6 +93,10 @@ class _Features(Layout):
         return players.labels[0], list(self.names)
 
 
+KINDS: dict[type[Layout], str] = {_Grid: "grid", _Along: "along", _Features: "features"}
+"""Layouts that a file can name."""
+
+
 def grid(height: int, width: int) -> Layout:
     """Patches of `height` x `width` over the last two axes, all channels together; the last ones may be partial."""
     for name, size in (("height", height), ("width", width)):

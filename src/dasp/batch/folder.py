@@ -78,6 +78,9 @@ class Folder:
             raise OutputFileError(f"{self.path}: the folder {self.path.parent} does not exist; make it first.")
         if self.path.exists() and not self.path.is_dir():
             raise OutputFileError(f"{self.path}: is a file; parts are written to a folder. Give another name.")
+        for inside in (self.path / LOCK, self.path / ASIDE):
+            if inside.is_symlink():
+                raise OutputFileError(f"{inside}: is a link, and dasp writes there. Remove it, or name another folder.")
         try:
             self.path.mkdir(exist_ok=True)
             self._lock = open(self.path / LOCK, "ab")  # noqa: SIM115 - closed by close
@@ -124,7 +127,12 @@ class Folder:
                 f"{path}: is a part of another run, whose {key} is {there} and not {here}. To go on with that run give what it "
                 "was given; for a new one name another folder, or delete this one."
             )
-        counts = Counts(**about["part"])
+        try:
+            counts = Counts(**about["part"])
+        except TypeError:
+            counts = None
+        if counts is None or not isinstance(counts.part, int) or path.is_symlink():
+            raise OutputFileError(f"{path}: is not a part that dasp wrote, or a link. Name another folder.")
         if path != self.part(counts.part):
             raise OutputFileError(f"{path}: is part {counts.part} under another name; call it {self.part(counts.part).name}.")
         return counts
@@ -183,8 +191,12 @@ def _about(path: Path) -> dict[str, Any] | None:
         metadata = parquet.read_metadata(path).metadata or {}
     except (pyarrow.ArrowInvalid, OSError):
         return None
-    found: dict[str, Any] = json.loads(metadata.get(b"dasp", b"{}"))
-    return found if {"run", "part"} <= set(found) else None
+    try:
+        found: dict[str, Any] = json.loads(metadata.get(b"dasp", b"{}"))
+        whole = isinstance(found["run"], dict) and isinstance(found["part"], dict)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return found if whole else None
 
 
 def _beside(path: Path) -> Path:

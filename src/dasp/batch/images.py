@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import DataFileError, InputError, MissingExtraError
 from ..tables import Array
-from .source import Chunk, Source, digest_of
+from .source import Chunk, Source, digest_of, leads_out
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 LOSSLESS = {1: {"1": "L", "L": "L"}, 3: {"1": "RGB", "L": "RGB", "P": "RGB", "RGB": "RGB"}, 4: {"RGBA": "RGBA"}}
@@ -86,6 +86,8 @@ class Images(Source):
     def _opened(self, name: str) -> Any:
         if self._pillow is None:
             self._pillow = _pillow()
+        if leads_out(self.path, self.path / name):
+            raise DataFileError("cannot be read (it leads out of the folder)")
         try:
             return self._pillow.open(self.path / name)
         except (OSError, SyntaxError, ValueError, self._pillow.DecompressionBombError) as error:

@@ -11,7 +11,7 @@ from .arrays import ArrayFile
 from .delimited import CsvFile
 from .images import SUFFIXES, Images
 from .parquet import ParquetFile
-from .source import Joined, Source
+from .source import Joined, Source, leads_out
 
 TABLES = (".parquet", ".csv", ".npy")
 StrPath = str | os.PathLike[str]
@@ -47,6 +47,7 @@ def open_source(
 def _folder(folder: Path, columns: list[str] | None, shape: tuple[int, ...] | None) -> Source:
     found: dict[str, list[str]] = {}
     for place, folders, files in os.walk(folder):
+        _refuse_links(folder, Path(place), folders, files)
         folders[:] = [name for name in folders if name[0] not in "._"]
         for name in files:
             if name[0] not in "._":
@@ -63,6 +64,17 @@ def _folder(folder: Path, columns: list[str] | None, shape: tuple[int, ...] | No
             raise DataFileError(f"{folder}: images have no columns; leave the columns out.")
         return Images(folder, names, shape)
     return _joined(folder, [folder / name for name in names], columns)
+
+
+def _refuse_links(folder: Path, place: Path, folders: Sequence[str], files: Sequence[str]) -> None:
+    """A data set is what lies in its folder: links are not followed out of it, nor folders left out because they are links."""
+    for name in (*folders, *files):
+        path = place / name
+        if name[0] not in "._" and path.is_symlink() and (name in folders or leads_out(folder, path)):
+            raise DataFileError(
+                f"{path}: is a link {'to a folder' if name in folders else 'out of the folder'}, and those are not followed. "
+                "Copy there what it leads to, or name its target as the data."
+            )
 
 
 def _joined(path: Path, files: Sequence[Path], columns: list[str] | None) -> Source:

@@ -165,6 +165,11 @@ def first_marked(marks: Array, chunk: Chunk, names: Sequence[str] | None, why: s
     return found
 
 
+def leads_out(folder: Path, path: Path) -> bool:
+    """Whether a path in a folder leads out of it, by a link or by its name."""
+    return not path.resolve().is_relative_to(folder.resolve())
+
+
 def digest_of(*parts: str | bytes) -> str:
     """One digest of several texts."""
     whole = hashlib.sha256()

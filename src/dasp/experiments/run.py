@@ -220,7 +220,7 @@ def _stored(kept: dict[str, Any]) -> dict[str, Any]:
 def _kept(path: Path, key: str) -> dict[str, Any] | None:
     """What was kept under this key; None where there is nothing to read, or it belongs to other settings."""
     try:
-        with np.load(io.BytesIO(path.read_bytes())) as stored:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             kept: dict[str, Any] = json.loads(str(stored["record"]))
             values = {"values": stored["values"]} if "values" in stored else {}
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):

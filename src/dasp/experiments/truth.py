@@ -90,7 +90,7 @@ def exact_truth(
                 for chunk, part in zip(present.split(_ENUMERATED), weights.split(_ENUMERATED), strict=True):
                     values += double(chunk[:, owners] * entry)[:, target] @ part
                 write_arrays(path, {"values": values.numpy()})
-            with np.load(path) as stored:
+            with np.load(path, allow_pickle=False) as stored:
                 rows.append(stored["values"])
     return Truth(np.stack(rows), np.zeros(len(rows)), 2**count)
 
@@ -192,7 +192,7 @@ def _sampled(
     among[entry != 0] = places
     sums, squares, pairs = np.zeros(count), np.zeros(count), 0
     if path.is_file():
-        with np.load(path) as stored:
+        with np.load(path, allow_pickle=False) as stored:
             sums, squares, pairs = stored["halves"].sum(axis=0), stored["squares"], int(stored["pairs"])
     generator = torch.Generator()
     hidden = None if progress is None else not progress

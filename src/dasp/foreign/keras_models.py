@@ -117,7 +117,7 @@ def read_keras(path: str | os.PathLike[str]) -> nn.Module:
         raise ModelFileError(f"no model file {name}; save one with model.save({name!r})")
     keras = _keras_on_torch(name)
     try:
-        model = keras.saving.load_model(name, compile=False)
+        model = keras.saving.load_model(name, compile=False, safe_mode=True)
     except Exception as error:  # the loader raises many kinds; all mean that there is no model
         reason = " ".join(str(error).split())[:500]
         raise ModelFileError(

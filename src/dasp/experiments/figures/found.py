@@ -77,7 +77,7 @@ class Found:
 def read_arrays(path: Path, names: Sequence[str]) -> dict[str, Any]:
     """All arrays of an npz file, these names among them; `DataFileError` where it cannot be read."""
     try:
-        with np.load(io.BytesIO(path.read_bytes())) as stored:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             arrays = dict(stored)
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise DataFileError(f"{path}: cannot be read ({error}). Run the experiment again to make it anew.") from error
