@@ -38,6 +38,7 @@ ORDER = (
     "foreign",
     "archive",
     "model",
+    "fingerprint",
     "targets",
     "background",
     "partition",

@@ -227,7 +227,7 @@ def _group(
         squares, norms = away.square().sum(-1), phi.square().sum(-1)
         error = (squares / norms).sqrt().nan_to_num(nan=0.0)
         return _Judged(error, error, error, squares, norms, away, torch.zeros_like(away))
-    left, gap = found[:, :-1] - own @ (2 * blocks.members.double() - 1).T, found[:, -1] - own.sum(1)
+    left, gap = found[:, :-1] - blocks.foretold(own), found[:, -1] - own.sum(1)
     # Values may be so wrong that nothing at all is a better surrogate.
     sane = left.square().mean(1, keepdim=True) <= WORST_SURROGATE * found[:, :-1].square().mean(1, keepdim=True)
     surrogate = own * sane

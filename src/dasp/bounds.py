@@ -54,7 +54,8 @@ def upper_bound(lacking: Tensor, values: Tensor, confidence: float) -> tuple[Ten
     both = ((across / (m - 1)).square().sum((1, 2)) - trace.square() / m).clamp(min=0)
     half = square + 2 * t * t * trace / (n * m)
     score = half + (half.square() - square.square() + 2 * t * t * both / m**2).clamp(min=0).sqrt()
-    return relative, torch.where(size > 0, torch.maximum(high, (score.clamp(min=0) / size).sqrt()), torch.inf)
+    unknown = torch.where(trace + values.square().sum(1) == 0, 0.0, torch.inf)  # 0 where nothing was ever there
+    return relative, torch.where(size > 0, torch.maximum(high, (score.clamp(min=0) / size).sqrt()), unknown)
 
 
 def u_variance(rows: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from .errors import CoalitionError, InputError
 from .memory import peak_bytes
@@ -28,6 +29,7 @@ from .targets import Targets
 # batching saves (LeNet: 30 us an evaluation at 16 MiB, 60 us at 64 MiB). An accelerator takes all the bound allows.
 CPU_BYTES = 16 * 2**20
 LARGEST_CHUNK = 65536
+OVERHEAD = 1e5  # of an evaluation beside its products, in operations
 
 # How far one value may differ between two forward passes: some epsilons of its size, and a part of what it tells.
 ROUNDING = 64
@@ -227,6 +229,16 @@ class Game:
         each = 1.5 * activations + masked + 8 * self.players.count + 32 * self.targets.count
         memory = min(self.memory, CPU_BYTES) if self.device.type == "cpu" else self.memory
         return max(1, min(LARGEST_CHUNK, int(memory / each)))
+
+    @cached_property
+    def work(self) -> float:
+        """Floating-point operations of one evaluation, roughly: of products and convolutions, or two a weight if more."""
+        two = torch.arange(2, device=self.device) % self.batch
+        counter = FlopCounterMode(display=False)
+        with counter:
+            evaluate_rows(self.model, tuple(x[two] for x in self.inputs), self.extra, two, self.batch)
+        weights = sum(weight.numel() for _, weight in self.model.weights())
+        return OVERHEAD + max(counter.get_total_flops() / 2, 2.0 * weights)
 
     def values(self, rows: Tensor, coalitions: Tensor) -> Tensor:
         """v of one coalition for each listed row: rows (M,) int64, coalitions (M, n) bool, to (M, T).

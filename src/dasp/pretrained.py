@@ -26,6 +26,7 @@ from .background import PerRow
 from .checks import further, native
 from .errors import DaspError, DataFileError, InputError, OutputFileError
 from .estimators import Estimator
+from .fingerprint import of_weights
 from .game import Players
 from .graph import quiet
 from .model import Model, load_program
@@ -81,7 +82,7 @@ class Pretrained:
                 "baseline": _baseline_out(self.baseline, tensors),
                 "feature_names": self.feature_names,
                 "memory": self.memory,
-                "model": {"name": self.model.name, "weights": _fingerprint(self.model), "saved": model},
+                "model": {"name": self.model.name, "weights": of_weights(self.model), "saved": model},
             }
             program = self.model.exported(self._examples(inputs), further(additional_forward_args)) if model else None
 
@@ -125,7 +126,7 @@ class Pretrained:
                 model = Model(load_program(place / PROGRAM))
             else:
                 model = model if isinstance(model, Model) else Model(model)
-                if _fingerprint(model) != known["weights"]:
+                if of_weights(model) != known["weights"]:
                     raise InputError(
                         f"model: its weights are not those of the {known['name']} that {place} was saved with. Give the same "
                         "model, or make a new explainer for this one."
@@ -244,15 +245,6 @@ def _version() -> str:
         return version("dasp")
     except PackageNotFoundError:
         return "unknown"
-
-
-def _fingerprint(model: Model) -> str:
-    """Digest of the names, shapes and values of all weights, in whatever order they come."""
-    whole = hashlib.sha256()
-    for name, weight in sorted(model.weights(), key=lambda pair: pair[0]):
-        flat = weight.detach().cpu().contiguous().flatten().view(torch.uint8)
-        whole.update(f"{name} {tuple(weight.shape)} {weight.dtype}\0".encode() + flat.numpy().tobytes())
-    return whole.hexdigest()
 
 
 def _method_out(method: Estimator) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from torch import Tensor
 from ..background_game import BackgroundGame
 from ..game import Game, take_rows
 from ..graph import Graph
+from .sampling import stream
 
 SAMPLES_PER_DIRECTION = 4
 
@@ -29,7 +30,7 @@ def active_directions(game: Game, rows: Tensor, rank: int, *, seed: int) -> Tens
         (rows, n, R).
     """
     n, samples = game.players.count, SAMPLES_PER_DIRECTION * rank
-    generator = torch.Generator("cpu").manual_seed(seed)
+    generator = stream(seed)
     chance = torch.rand(samples // 2, 1, generator=generator, device="cpu")
     half = torch.rand(samples // 2, n, generator=generator, device="cpu") < chance
     coalitions = torch.cat((half, ~half)).to(game.device)

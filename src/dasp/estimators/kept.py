@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +14,15 @@ from torch import Tensor
 
 from ..attribution import write_whole
 from ..errors import DataFileError, OutputFileError
-from ..game import Game
+from ..fingerprint import of_tensors, of_weights
+from ..game import SAME, Game
 
-AT_ONCE = 4096
+AT_ONCE = 8192
+"""Pairs, of all rows together, that an interrupt may lose."""
+EVERY = 10.0
+"""Seconds from one time that the file is written to the next."""
+SPOT = 8
+"""Coalitions of a file that are evaluated again before the others are believed."""
 
 
 class Pairs:
@@ -25,20 +31,24 @@ class Pairs:
     Attributes:
         members: one coalition of each pair, the one with the first player, (M, n) bool, on the CPU.
         known: (R, T, M) float64, on the CPU.
+        used: whether a pair was asked for, (R, M) bool, on the CPU.
     """
 
     def __init__(self, members: Tensor, known: Tensor) -> None:
         self.members, self.known = members, known
+        self.used = torch.zeros(len(known), len(members), dtype=torch.bool, device="cpu")
         self._places = {key: place for place, key in enumerate(_keys(members))}
 
-    def at(self, members: Tensor, rows: Tensor, evaluate: Callable[[Tensor], Tensor], done: Callable[[], None]) -> Tensor:
+    def at(
+        self, members: Tensor, rows: Tensor, evaluate: Callable[[Tensor], Tensor], kept: Callable[[bool], None] | None
+    ) -> Tensor:
         """Differences of some rows at coalitions (A, n), (rows, T, A), on the device of the coalitions.
 
         Args:
             members: the coalitions.
             rows: which rows.
             evaluate: differences of these rows at coalitions (A, n), (rows, T, A).
-            done: called after every few evaluations.
+            kept: called after every few evaluations, and with True after the last, whether all went well or not.
         """
         flipped = ~members[:, :1]
         first = (members ^ flipped).cpu()
@@ -49,21 +59,34 @@ class Pairs:
             self.members = torch.cat((self.members, first[list(fresh.values())]))
             more = torch.full((*self.known.shape[:2], len(fresh)), torch.nan, dtype=torch.float64, device="cpu")
             self.known = torch.cat((self.known, more), 2)
-        index = torch.tensor([self._places[key] for key in keys], device="cpu")
+            self.used = torch.nn.functional.pad(self.used, (0, len(fresh)))
+        index = torch.tensor([self._places[key] for key in keys], dtype=torch.long, device="cpu")
         own = rows.cpu()
         wanted = index.unique()
+        self.used[own.unsqueeze(1), wanted] = True
         missing = wanted[self.known[own][:, 0, wanted].isnan().any(0)]
-        for some in missing.split(AT_ONCE):
-            values = evaluate(self.members[some].to(members.device)).cpu()
-            for place, row in enumerate(own.tolist()):
-                self.known[row, :, some] = values[place]
-            done()
+        try:
+            for some in missing.split(max(1, AT_ONCE // len(own)) if kept else max(1, len(missing))):
+                values = evaluate(self.members[some].to(members.device)).cpu()
+                for place, row in enumerate(own.tolist()):
+                    self.known[row, :, some] = values[place]
+                if kept:
+                    kept(False)
+        finally:
+            if kept and len(missing):
+                kept(True)
         found = self.known[own][:, :, index].to(members.device)
         return torch.where(flipped[:, 0], -found, found)
 
+    def spot(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """A few coalitions (A, n) out of those that all of some rows were evaluated at, and what is known, (rows, T, A)."""
+        there = (~self.known[rows, 0].isnan()).all(0).nonzero()[:, 0]
+        some = there[torch.linspace(0, max(0, len(there) - 1), min(SPOT, len(there)), device="cpu").round().long()]
+        return self.members[some], self.known[rows][:, :, some]
+
     def evaluated(self, row: int) -> int:
-        """How many pairs the model was asked for in a row."""
-        return int((~self.known[row, 0].isnan()).sum())
+        """How many pairs a row rests on, those of a file among them."""
+        return int(self.used[row].sum())
 
 
 class Kept:
@@ -71,6 +94,7 @@ class Kept:
 
     def __init__(self, path: Path | None, about: dict[str, str], ends: dict[str, Tensor], groups: dict[int, Pairs]) -> None:
         self.path, self.about, self.ends, self.groups = path, about, ends, groups
+        self._written = time.monotonic()
 
     @classmethod
     def read(cls, path: str | os.PathLike[str] | None, game: Game, seed: int) -> Kept:
@@ -79,7 +103,7 @@ class Kept:
         Raises:
             DataFileError: it is no such file, or it belongs to other rows, another model, or another seed.
         """
-        about = {"dasp_pairs": json.dumps({"format": 1, "seed": seed, "rows": _fingerprint(game)})}
+        about = {"dasp_pairs": json.dumps({"format": 2, "seed": seed, "rows": _fingerprint(game)})}
         ends = {"base_values": game.base_values.detach().cpu(), "outputs": game.outputs.detach().cpu()}
         if path is None:
             return cls(None, about, ends, {})
@@ -97,26 +121,44 @@ class Kept:
             for name, end in ends.items()
         )
         if not same:
-            raise DataFileError(
-                f"keep: {file} belongs to another model, other rows, players or targets, or another seed. Give another name, "
-                "or remove the file."
-            )
+            raise DataFileError(_foreign(file))
         sizes = [int(name.split(".")[1]) for name in tensors if name.startswith("members.")]
         return cls(file, about, ends, {n: Pairs(tensors[f"members.{n}"], tensors[f"known.{n}"]) for n in sizes})
 
-    def of(self, n: int, rows: int, targets: int) -> Pairs:
-        """The pairs of the rows with n players."""
-        none = torch.zeros(0, n, dtype=torch.bool, device="cpu")
-        return self.groups.setdefault(n, Pairs(none, torch.zeros(rows, targets, 0, dtype=torch.float64, device="cpu")))
+    def of(self, n: int, every: int, some: Tensor, targets: int) -> tuple[Pairs, Tensor]:
+        """The pairs of `some` of the rows with n players, and which of these pairs' rows they are.
 
-    def write(self) -> None:
-        """Write the file, whole or not at all.
+        Without a file pairs are forgotten with the rows they belong to.
+        """
+        rows = len(some) if self.path is None else every
+        none = Pairs(
+            torch.zeros(0, n, dtype=torch.bool, device="cpu"), torch.zeros(rows, targets, 0, dtype=torch.float64, device="cpu")
+        )
+        if self.path is None:
+            return none, torch.arange(rows, device="cpu")
+        return self.groups.setdefault(n, none), some.cpu()
+
+    def check(self, pairs: Pairs, own: Tensor, evaluate: Callable[[Tensor], Tensor], tolerance: Tensor) -> None:
+        """Evaluate a few coalitions of the file again, as a model's code may have changed where its weights have not.
+
+        Raises:
+            DataFileError: the model gives something else now.
+        """
+        members, known = pairs.spot(own)
+        if self.path is not None and len(members):
+            rounding = 2 * tolerance.cpu().unsqueeze(1) + SAME * known.abs().amax(2, keepdim=True)
+            if not bool(((evaluate(members).cpu() - known).abs() <= rounding).all()):
+                raise DataFileError(_foreign(self.path))
+
+    def write(self, now: bool) -> None:
+        """Write the file, whole or not at all; unless it must be now, not more often than every 10 seconds.
 
         Raises:
             OutputFileError: it cannot be written.
         """
-        if self.path is None:
+        if self.path is None or not (now or time.monotonic() - self._written > EVERY):
             return
+        self._written = time.monotonic()
         tensors = dict(self.ends)
         for n, pairs in self.groups.items():
             tensors |= {f"members.{n}": pairs.members.contiguous(), f"known.{n}": pairs.known.contiguous()}
@@ -124,6 +166,13 @@ class Kept:
             write_whole(self.path, tensors, self.about)
         except (OSError, SafetensorError) as error:
             raise OutputFileError(f"keep: cannot write {self.path}: {error}") from error
+
+
+def _foreign(file: Path) -> str:
+    return (
+        f"keep: {file} belongs to another model, other rows, players or targets, or another seed. Give another name, or remove "
+        "the file."
+    )
 
 
 def _keys(members: Tensor) -> list[bytes]:
@@ -134,8 +183,8 @@ def _keys(members: Tensor) -> list[bytes]:
 
 
 def _fingerprint(game: Game) -> str:
-    digest = hashlib.sha256()
-    for tensor in (*game.inputs, *game.baselines, *game.players.labels, game.targets.index):
-        digest.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    """Of all that says what a coalition is worth, but for the code of the model."""
+    extra = [part for part in game.extra if isinstance(part, Tensor)]
+    parts = (*game.inputs, *game.baselines, *game.players.labels, game.targets.index, *extra)
+    model, others = of_weights(game.model), [part for part in game.extra if not isinstance(part, Tensor)]
+    return of_tensors((f"{model} {others!r}", part) for part in parts)

@@ -18,6 +18,8 @@ from torch import Tensor
 
 FEWEST_BLOCKS = 8
 USUAL_BLOCKS = 24
+AT_ONCE = 2**20
+"""Entries of coalitions that are held in float64 at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +41,11 @@ class Blocks:
         Blocks hold up to n // 2 pairs, but fewer where there would not be 24 of them.
         """
         count, each = cls.sizes(n, pairs)
-        places = (torch.arange(each) + torch.rand(count, each, generator=generator, dtype=torch.float64)) / each
+        places = torch.rand(count, each, generator=generator, dtype=torch.float64, device="cpu")
+        places = (torch.arange(each, device="cpu") + places) / each
         size = 1 + torch.searchsorted(_sizes(n).cumsum(0), places).clamp(max=n - 2)
         members = torch.empty(count, each, n, dtype=torch.bool, device="cpu")
-        for some in torch.arange(count).split(max(1, 2**22 // (each * n))):
+        for some in torch.arange(count, device="cpu").split(max(1, AT_ONCE // (each * n))):
             keys = torch.rand(len(some), each, n, generator=generator, dtype=torch.float64, device="cpu")
             members[some] = keys.argsort(-1).argsort(-1) < size[some].unsqueeze(-1)
         return cls(members.flatten(0, 1), count)
@@ -70,10 +73,19 @@ class Blocks:
         n = self.members.shape[1]
         size = self.members.sum(1)
         weight = n / (2 * (size * (n - size)) * _sizes(n).to(size.device)[size - 1])
-        centred = (self.members.double() - (size.double() / n).unsqueeze(1)).unflatten(0, (self.count, -1))
-        weighted = (residuals * weight).unflatten(1, (self.count, -1))  # (Q, blocks, each)
-        mean: Tensor = torch.einsum("qbe,ben->qbn", weighted, centred) / centred.shape[1]
-        return mean + (gap / n)[:, None, None]
+        each = len(self.members) // self.count
+        result = torch.empty(len(residuals), self.count, n, dtype=torch.float64, device=residuals.device)
+        for some in torch.arange(self.count, device=residuals.device).split(max(1, AT_ONCE // (each * n))):
+            pairs = slice(int(some[0]) * each, (int(some[-1]) + 1) * each)
+            centred = self.members[pairs].double() - (size[pairs].double() / n).unsqueeze(1)
+            weighted = (residuals[:, pairs] * weight[pairs]).unflatten(1, (len(some), each))  # (Q, blocks, each)
+            result[:, some] = torch.einsum("qbe,ben->qbn", weighted, centred.unflatten(0, (len(some), each))) / each
+        return result.add_((gap / n)[:, None, None])
+
+    def foretold(self, values: Tensor) -> Tensor:
+        """The differences of a game that is linear with these values (Q, n), (Q, M)."""
+        step = max(1, AT_ONCE // self.members.shape[1])
+        return torch.cat([values @ (2 * some.double() - 1).T for some in self.members.split(step)], 1)
 
 
 def _sizes(n: int) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import CaptureError, InputError, MemoryBoundError, MissingRuleError, NumericsError
+from ..errors import CaptureError, CoalitionError, InputError, MemoryBoundError, MissingRuleError, NumericsError
 from ..game import Game, goes_along
 from ..law import FULL
 from .base import Estimate, Estimator
@@ -67,6 +67,8 @@ class Ladder:
         whole_game = any(goes_along(e, len(rows)) and not goes_along(e, game.batch) for e in game.extra)
         try:
             found = rung.estimator.estimate(game if whole_game else game.of_rows(rows))
+        except CoalitionError:
+            raise  # the game itself has no value there
         except (*REFUSALS, InputError) as error:
             self.said.append({"method": name, "refused": str(error)})
             self.left = [other for other in self.left if type(other.estimator) is not type(rung.estimator)]

@@ -23,6 +23,9 @@ from tqdm.auto import tqdm
 from ..game import Game
 
 LARGEST_ORDER = 101
+AT_ONCE = 2**22
+"""Covariances that are held at a time where differences are foretold."""
+FEWEST_FRESH = 2
 JITTER = 1e-11
 """Added to a diagonal of ones, so that nearly linear games, whose covariance has rank n, can be factorised."""
 
@@ -233,9 +236,16 @@ class Fit:
         left = process.prior() - reach.T @ reach
         return cls(process, signs, weights, (reach.T @ whitened).T, left, likely, size.clamp(min=tiny), evidence, missed)
 
-    def surrogate(self, signs: Tensor) -> Tensor:
-        """The differences expected at other coalitions (A, n), (Q, A)."""
-        return self.weights @ self.process.differences(self.signs, signs)
+    def surrogate(self, members: Tensor) -> Tensor:
+        """The differences expected at other coalitions (A, n) bool, (Q, A)."""
+        parts = members.split(max(1, AT_ONCE // len(self.signs)))
+        return torch.cat([self.weights @ self.process.differences(self.signs, _signs(some)) for some in parts], 1)
+
+
+def can_correct(n: int, fitted: Tensor, members: Tensor) -> bool:
+    """Whether pairs (A, n) tell what a fit of others lacks: they have two of every size that is not known whole."""
+    seen, fresh = _by_size(fitted), _by_size(members)
+    return all(fresh[k] >= FEWEST_FRESH or seen[k] + fresh[k] == pairs_of_size(n, k) for k in range(1, n // 2 + 1))
 
 
 def held_out(fit: Fit, members: Tensor, differences: Tensor, step: int) -> tuple[Tensor, Tensor]:
@@ -251,7 +261,7 @@ def held_out(fit: Fit, members: Tensor, differences: Tensor, step: int) -> tuple
     due to Witter, Liu, Musco (2025).
     """
     n = members.shape[1]
-    seen, fresh = (_by_size(x) for x in (fit.signs[:-1] > 0, members))
+    seen, fresh = _by_size(fit.signs[:-1] > 0), _by_size(members)
     factor, part = (torch.zeros(n + 1, dtype=torch.float64, device="cpu") for _ in range(2))
     for k in range(1, n // 2 + 1):
         total = pairs_of_size(n, k)
@@ -265,7 +275,7 @@ def held_out(fit: Fit, members: Tensor, differences: Tensor, step: int) -> tuple
     variance = torch.zeros_like(fit.size)
     for some, d in zip(members.split(step), differences.split(step, 1), strict=True):
         z, size = _signs(some), some.sum(1)
-        residual = (d - fit.surrogate(z)) * factor[size]  # (Q, step)
+        residual = (d - fit.surrogate(some)) * factor[size]  # (Q, step)
         centred = z - z.mean(1, keepdim=True)
         lacking += residual @ centred
         variance += residual.square() @ (part[size] * centred.square().sum(1))

@@ -16,13 +16,13 @@ from ..bounds import upper_bound
 from ..errors import CostError, InputError, InputTypeError
 from ..game import Game
 from .base import Estimate, Estimator
-from .kept import Kept
+from .kept import Kept, Pairs
 from .lacking import FEWEST_BLOCKS, Blocks
 from .ladder import REFUSALS, Ladder
 from .odd_games import differences, every_pair
 from .propagation import Propagation
 from .regression import MOST_FITTED, Judged, Regression
-from .sampling import check_seed
+from .sampling import check_seed, stream
 
 LEAST_PAIRS = 32
 USUAL_BUDGET = 2**17
@@ -31,8 +31,13 @@ WORTH_A_LOOK = 1.5
 """An audit counts as a look where the error is expected to be below this many tolerances."""
 NEARLY_ALL = 0.6
 """Where the next audit would take this part of all coalitions, all are evaluated."""
-STREAM = 2**40
-TOLERANCE, EXACT, BUDGET, ROUNDING = "tolerance", "exact", "budget", "rounding"
+ENUMERATED = 20
+"""Without a budget all coalitions of up to as many players are evaluated, where the tolerance seems farther than `FARTHEST`."""
+FOREKNOWN, FARTHEST = 256, 3 * MOST_FITTED
+"""Pairs that foretell how many the tolerance takes, their error falling as one over their number; and the most."""
+FIT_WORK = 2
+"""Operations of a fit of M pairs, in M^3: some seven powers of a factorisation, of a third each, at full speed."""
+TOLERANCE, EXACT, BUDGET, ROUNDING, MEMORY = "tolerance", "exact", "budget", "rounding", "memory"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +54,16 @@ class Refine(Estimator):
     Looks at a row share the probability of error: look k has `(1 - confidence) / (k (k + 1))`. Where all coalitions cost
     hardly more than the next audit, or fit the budget at the start, all are evaluated, and the values are exact.
 
-    Rows end one by one, all targets of a row together. The settings say of each why it ended ("tolerance", "exact", "budget"
-    or "rounding", where the float arithmetic of the model hides errors as small as the tolerance), with its measured error
-    and bound; one that ended by budget may be above the tolerance, and the bound then says so. A row has the same values
+    Rows end one by one, all targets of a row together. The settings say of each why it ended: "tolerance"; "exact"; "budget";
+    "memory", where more pairs do not fit the memory bound; or "rounding", where the float arithmetic of the model hides errors
+    as small as the tolerance. They have its measured error and bound, too: one that did not end by tolerance or exact may be
+    above the tolerance, and the bound then says so. A row has the same values
     alone as in a batch, but for rounding.
 
     Attributes:
         tolerance: largest relative error `||values - truth|| / ||truth||`, of every target.
-        budget: most evaluations a row, those of the prior not counted; None for 2^17.
+        budget: most evaluations a row, those of the prior not counted; None for 2^17, or all coalitions of up to 20 players
+            where the tolerance is far and the network small, so that they take less work than another fit.
         confidence: of the bound, in all looks together.
         prior: the estimator that comes first, None for none. Where it refuses the network, a warning says so, the settings
             too, and it is done without.
@@ -109,23 +116,32 @@ class Refine(Estimator):
         bar = tqdm(desc="refining", unit="evaluation", disable=not progress)
         with bar:
             for n in sorted(set(counts.tolist()) - {0}):
-                rows = (counts == n).nonzero()[:, 0]
-                _Group(self, game, found, kept, bar, rows, moved[rows].nonzero()[:, 1].reshape(len(rows), n), prior).run()
+                every = (counts == n).nonzero()[:, 0]
+                for some in torch.arange(len(every), device=game.device).split(self._rows_at_once(game, n)):
+                    rows = every[some]
+                    which = moved[rows].nonzero()[:, 1].reshape(len(rows), n)
+                    pairs, own = kept.of(n, len(every), some, game.targets.count)
+                    _Group(self, game, found, kept, pairs, own, bar, rows, which, prior).run()
         settings: dict[str, Any] = {
             "tolerance": self.tolerance, "budget": self.budget, "confidence": self.confidence, "seed": self.seed,
             "prior": None, "ended": found.ended, "measured_error": found.error.tolist(),
             "measured_bound": found.bound.tolist(),
             "row_evaluations": (2 + 2 * found.pairs + found.evaluations.long()).tolist(),
         }  # fmt: skip
-        own = 2 + 2 * float(found.pairs.double().mean())
+        cost = 2 + 2 * float(found.pairs.double().mean())
         if prior is None:
             settings["prior"] = refused
-            return Estimate(found.values, found.errors, own, settings)
+            return Estimate(found.values, found.errors, cost, settings)
         settings["prior"] = {"method": type(self.prior).__name__, **prior.settings, "evaluations": prior.evaluations}
         settings["better_priors"] = found.said
-        own += prior.evaluations + float(found.evaluations.mean())
+        cost += prior.evaluations + float(found.evaluations.mean())
         propagations = prior.propagations + float(found.propagations.mean())
-        return Estimate(found.values, found.errors, own, settings, propagations)
+        return Estimate(found.values, found.errors, cost, settings, propagations)
+
+    def _rows_at_once(self, game: Game, n: int) -> int:
+        """Rows whose pairs, and what is made of them, fit half the memory bound."""
+        pairs, targets = min(2 ** (n - 1), (self.budget or USUAL_BUDGET) // 2), game.targets.count
+        return max(1, int(game.memory / (2 * (Regression.row_bytes(n, pairs, targets) + 64 * pairs * targets))))
 
     def _check(self, game: Game, *, prior: bool) -> None:
         """Refuse a tolerance or a budget that cannot be kept whatever the network."""
@@ -173,8 +189,8 @@ class _Found:
         shape = (game.batch, game.targets.count, game.players.count)
         values, errors = (torch.zeros(shape, dtype=torch.float64, device=game.device) for _ in range(2))
         error, bound = (torch.zeros(shape[:2], dtype=torch.float64, device=game.device) for _ in range(2))
-        evaluations, propagations = (torch.zeros(game.batch, dtype=torch.float64) for _ in range(2))
-        pairs = torch.zeros(game.batch, dtype=torch.long)
+        evaluations, propagations = (torch.zeros(game.batch, dtype=torch.float64, device="cpu") for _ in range(2))
+        pairs = torch.zeros(game.batch, dtype=torch.long, device="cpu")
         return cls(values, errors, error, bound, pairs, evaluations, propagations, [EXACT] * game.batch, [])
 
 
@@ -182,23 +198,23 @@ class _Group:
     """Rows of which n players differ from the baseline: they share coalitions."""
 
     def __init__(
-        self, options: Refine, game: Game, found: _Found, kept: Kept, bar: tqdm, rows: Tensor, which: Tensor,
-        prior: Estimate | None,
+        self, options: Refine, game: Game, found: _Found, kept: Kept, pairs: Pairs, own: Tensor, bar: tqdm, rows: Tensor,
+        which: Tensor, prior: Estimate | None,
     ) -> None:  # fmt: skip
         self.options, self.game, self.found, self.bar = options, game, found, bar
         self.rows, self.which, self.n = rows, which, which.shape[1]
-        self.pairs = kept.of(self.n, len(rows), game.targets.count)
-        self.kept = kept
+        self.pairs, self.own, self.kept = pairs, own, kept
         self.index = which.unsqueeze(1).expand(-1, game.targets.count, -1)  # (R, T, n)
         self.ladder = None
         if prior is not None and options.prior is not None:
             values = prior.values[rows].double().gather(2, self.index)
             self.ladder = Ladder(options.prior, prior, values, self.n, options.seed)
         self.total = (game.outputs[rows] - game.base_values[rows]).double()
+        kept.check(pairs, own, lambda members: self._evaluated(members.to(game.device), rows, which), game.tolerance)
         self.active = torch.arange(len(rows), device=game.device)
         self.spent = 0  # evaluations of better priors
-        self.looks = torch.zeros(len(rows), dtype=torch.long)
-        self.generator = torch.Generator("cpu").manual_seed(STREAM + options.seed)
+        self.looks = torch.zeros(len(rows), dtype=torch.long, device="cpu")
+        self.generator = stream(options.seed, refine=True)
 
     def run(self) -> None:
         """Audit, and learn from the audit, until no row is left."""
@@ -216,21 +232,24 @@ class _Group:
         while len(self.active):
             room = (budget - 2 - self.spent) // 2 - len(known)
             wanted = max(LEAST_PAIRS, self.n, len(known))
-            if 2 * (len(known) + wanted) >= NEARLY_ALL * everything and everything <= budget:
+            if everything <= budget and 2 * (len(known) + wanted) >= NEARLY_ALL * everything:
                 self._exact()
                 break
             if room < wanted + FEWEST_BLOCKS:  # what would be left is too little for an audit of its own
                 wanted = room
-            last = judged is not None and (room == wanted or self._too_large(len(known) + wanted))
+            large = self._too_large(len(known) + wanted)
+            last = judged is not None and (room == wanted or large)
             pairs = min(wanted, room if judged is not None else room // 2)
             blocks = Blocks.draw(self.n, pairs, self.generator).to(self.game.device)
             found = self._differences(blocks.members)
             if judged is not None:
-                self._audit(judged, blocks, found, last=last)
+                self._audit(judged, blocks, found, last=None if not last else MEMORY if large and room > wanted else BUDGET)
             known = _distinct(torch.cat((known, blocks.members)))
             if len(self.active):
                 self._better_prior(2 * max(LEAST_PAIRS, self.n, len(known)), (budget - self.spent) // 2 - len(known))
                 judged = self._judge(known)
+                if self._enumerate_far(judged, len(known)) and len(self.active):
+                    judged = self._judge(known)
 
     def _better_prior(self, cost: float, evaluations: int) -> None:
         """Better the priors of the active rows by all that costs no more than so many evaluations, and makes no more."""
@@ -247,6 +266,26 @@ class _Group:
     def _too_large(self, pairs: int) -> bool:
         """Whether a regression on so many pairs does not fit the memory bound."""
         return 32 * min(pairs, MOST_FITTED) ** 2 + 64 * pairs * self.n > self.game.memory
+
+    def _enumerate_far(self, judged: Judged, pairs: int) -> bool:
+        """Evaluate all coalitions of the rows that would take too many pairs otherwise, where that is less work than a fit."""
+        if self.options.budget is not None or self.n > ENUMERATED or pairs < FOREKNOWN:
+            return False
+        if 2**self.n * self.game.work * self.game.rows_each > FIT_WORK * MOST_FITTED**3:
+            return False
+        far = (self._expected(judged) * pairs > self.options.tolerance * FARTHEST) | (2 * pairs > FARTHEST)
+        if bool(far.any()):
+            near, self.active = self.active[~far], self.active[far]
+            self._exact()
+            self.active = near
+        return bool(far.any())
+
+    def _expected(self, judged: Judged) -> Tensor:
+        """The relative errors by the standard errors, the largest of each row's targets; NaN where unknown, (rows,)."""
+        size = judged.values.norm(dim=1).clamp(min=torch.finfo(torch.float64).tiny)
+        error = judged.errors.square().sum(1).sqrt() / size
+        largest: Tensor = error.unflatten(0, (-1, self.game.targets.count)).amax(1)
+        return largest
 
     @staticmethod
     def _of_prior(prior: Tensor) -> Judged:
@@ -267,12 +306,12 @@ class _Group:
     def _differences(self, members: Tensor) -> Tensor:
         """v(S) - v(complement) for the active rows, (R, T, M), evaluated where it is not known yet."""
         rows, which = self.rows[self.active], self.which[self.active]
+        own, write = self.own[self.active.cpu()], None if self.kept.path is None else self.kept.write
+        return self.pairs.at(members, own, lambda fresh: self._evaluated(fresh, rows, which), write)
+
+    def _evaluated(self, members: Tensor, rows: Tensor, which: Tensor) -> Tensor:
         everybody = torch.ones(1, self.n, dtype=torch.bool, device=members.device)
-
-        def evaluate(fresh: Tensor) -> Tensor:
-            return differences(self.game, rows, which, torch.cat((fresh, everybody)), self.bar)[..., :-1]
-
-        return self.pairs.at(members, self.active, evaluate, self.kept.write)
+        return differences(self.game, rows, which, torch.cat((members, everybody)), self.bar)[..., :-1]
 
     def _judge(self, known: Tensor) -> Judged:
         found = self._differences(known)
@@ -281,40 +320,42 @@ class _Group:
         priors = () if self.ladder is None else [p[self.active].flatten(0, 1) for p in self.ladder.priors.values()]
         return Regression().judge(torch.cat((known, everybody)), both, priors, self.game.memory, surrogates=True)
 
-    def _audit(self, judged: Judged, blocks: Blocks, found: Tensor, *, last: bool) -> None:
-        """End the rows whose bound is below the tolerance, or all where nothing more is to come."""
+    def _audit(self, judged: Judged, blocks: Blocks, found: Tensor, *, last: str | None) -> None:
+        """End the rows whose bound is below the tolerance, or all where nothing more is to come, for the reason `last`."""
         targets, options = self.game.targets.count, self.options
         lacking = _lacking(judged, blocks, found.flatten(0, 1), self.total[self.active].flatten())
-        size = judged.values.norm(dim=1).clamp(min=torch.finfo(torch.float64).tiny)
-        expected = (judged.errors.square().sum(1).sqrt() / size).unflatten(0, (-1, targets)).amax(1)
-        worth = ~(expected >= WORTH_A_LOOK * options.tolerance)  # what is not known is worth it
-        rounding = self._rounding((judged.values + lacking.mean(1)).norm(dim=1))
+        worth = ~(self._expected(judged) >= WORTH_A_LOOK * options.tolerance)  # what is not known is worth it
+        still = (found == 0).all(-1) & (self.total[self.active] == 0)  # targets that never move: their values are 0
+        rounding = self._rounding((judged.values + lacking.mean(1)).norm(dim=1), still)
         ends: dict[int, str] = {}
         for place, row in enumerate(self.active.tolist()):
             some = slice(place * targets, (place + 1) * targets)
-            self.looks[row] += int(bool(worth[place]) or last)
+            self.looks[row] += int(bool(worth[place]) or last is not None)
             look = max(1, int(self.looks[row]))
             confidence = 1 - (1 - options.confidence) / (look * (look + 1))
             error, bound = upper_bound(lacking[some], judged.values[some], confidence)
             self.found.error[self.rows[row]], self.found.bound[self.rows[row]] = error, bound
-            if bool(worth[place] | last) and bool((bound <= options.tolerance).all()):
+            if (bool(worth[place]) or last) and bool((bound <= options.tolerance).all()):
                 ends[place] = TOLERANCE
             elif bool(rounding[place] > options.tolerance):
                 ends[place] = ROUNDING
             elif last:
-                ends[place] = BUDGET
+                ends[place] = last
         worst = float(self.found.bound[self.rows[self.active]].max())
         self.bar.set_postfix_str(f"{len(self.active)} rows, error below {worst:.2g}", refresh=False)
         self._leave(judged, ends)
 
-    def _rounding(self, size: Tensor) -> Tensor:
-        """About the relative error that the rounding of the model's values makes, by the length of the values, (rows,)."""
+    def _rounding(self, size: Tensor, still: Tensor) -> Tensor:
+        """About the relative error that the rounding of the model's values makes, by the length of the values, (rows,).
+
+        Targets that are `still` (rows, T), the same to the last bit at all coalitions, do not count beside others that move.
+        """
         game, rows, targets = self.game, self.rows[self.active], self.game.targets.count
         largest = torch.maximum(game.outputs[rows].abs(), game.base_values[rows].abs()).double()
         eps = torch.finfo(game.outputs.dtype).eps
         tiny = torch.finfo(torch.float64).tiny
         part: Tensor = eps * math.sqrt(self.n) * largest / size.clamp(min=tiny).unflatten(0, (-1, targets))
-        return part.amax(1)
+        return part.masked_fill(still & ~still.all(1, keepdim=True), 0.0).amax(1)
 
     def _leave(self, judged: Judged, ends: dict[int, str]) -> None:
         """Store the rows at some places of the active ones, each with its reason; the others go on."""
@@ -331,7 +372,7 @@ class _Group:
         for store, part in ((self.found.values, judged.values), (self.found.errors, judged.errors)):
             store[row] = store[row].scatter(1, index, part[some])
         self.found.ended[row] = reason
-        self.found.pairs[row] = self.pairs.evaluated(int(self.active[place]))
+        self.found.pairs[row] = self.pairs.evaluated(int(self.own[int(self.active[place])]))
 
 
 def _lacking(judged: Judged, blocks: Blocks, found: Tensor, total: Tensor) -> Tensor:
@@ -339,13 +380,12 @@ def _lacking(judged: Judged, blocks: Blocks, found: Tensor, total: Tensor) -> Te
 
     Where the pairs left out are not foretold better by the fit than by the values alone, these are the surrogate.
     """
-    signs = 2 * blocks.members.double() - 1
     residual, move = found.clone(), judged.values
     for share, fit in judged.surrogates:
-        residual -= share.unsqueeze(1) * fit.surrogate(signs)
+        residual -= share.unsqueeze(1) * fit.surrogate(blocks.members)
         move = move - share.unsqueeze(1) * fit.values
-    linear = found - judged.values @ signs.T
-    residual = residual - move @ signs.T
+    linear = found - blocks.foretold(judged.values)
+    residual = residual - blocks.foretold(move)
     better = torch.zeros(len(found), dtype=torch.bool, device=found.device)
     if judged.surrogates:
         better = sum(share * fit.missed for share, fit in judged.surrogates) < judged.missed

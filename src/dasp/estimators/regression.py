@@ -16,7 +16,7 @@ from ..game import Game
 from .base import Estimate, Estimator
 from .designs import choice_bytes, choose_pairs
 from .exact import shapley_weights
-from .odd_games import Fit, OddProcess, differences, every_pair, held_out
+from .odd_games import Fit, OddProcess, can_correct, differences, every_pair, held_out
 from .sampling import check_seed
 
 POWERS = (2, 3, 4, 6, 9, 13, 18)
@@ -114,7 +114,7 @@ class Regression(Estimator):
             for n in sorted(set(pairs) - {0}):
                 members = self._pairs(n, game.device)
                 rows = (players == n).nonzero()[:, 0]
-                for some in rows.split(max(1, game.memory // (2 * self._row_bytes(n, len(members), game.targets.count)))):
+                for some in rows.split(max(1, game.memory // (2 * self.row_bytes(n, len(members), game.targets.count)))):
                     which = moved[some].nonzero()[:, 1].reshape(len(some), 1, n).expand(-1, shape[1], -1)
                     found = differences(game, some, which[:, 0], members, bar)
                     before = [prior.values[some].double().gather(2, which).flatten(0, 1) for prior in priors]
@@ -144,7 +144,7 @@ class Regression(Estimator):
         work = 40 * pairs * n
         if 2**n > self.budget:
             work = max(32 * min(pairs, MOST_FITTED) ** 2 + 4 * pairs * n, choice_bytes(n, pairs))
-        needed = work + self._row_bytes(n, pairs, game.targets.count)
+        needed = work + self.row_bytes(n, pairs, game.targets.count)
         if needed > game.memory:
             raise MemoryBoundError(
                 f"regression on {pairs:,} pairs of coalitions of {n:,} players needs {needed / 2**20:,.3g} MiB, and the memory "
@@ -152,7 +152,7 @@ class Regression(Estimator):
             )
 
     @staticmethod
-    def _row_bytes(n: int, pairs: int, targets: int) -> int:
+    def row_bytes(n: int, pairs: int, targets: int) -> int:
         """For the differences of one row and the values by power and error of the prior, several copies alive at once."""
         return 8 * targets * (8 * (pairs + 1) + 4 * n * len(POWERS) * len(ERRORS))
 
@@ -183,6 +183,7 @@ class Regression(Estimator):
                 sample = _Sample.of(OddProcess.of(n, power, members.device), members, differences, memory)
                 evidence = sample.evidence.where(chance, -torch.inf) - PREFERENCE * power
                 samples.append(replace(sample, evidence=evidence, fit=sample.fit if surrogates else None))
+        still = (differences == 0).all(1, keepdim=True)
         prior = None
         if priors:
             prior = _mean_prior(torch.stack([one + (total - one.sum(1, keepdim=True)) / n for one in priors]), samples)
@@ -195,6 +196,8 @@ class Regression(Estimator):
         each = torch.stack([one.variances for _, one, _ in judged])
         variance = torch.einsum("kq,kqn->qn", weight, each + (value - mean).square())
         mean = mean + (total - mean.sum(1, keepdim=True)) / n
+        # What a prior gives a game that never moves is its rounding.
+        mean, variance = mean.masked_fill(still, 0.0), variance.masked_fill(still, 0.0)
         shares = [
             (weight[[k for k, (*_, sample) in enumerate(judged) if sample is one]].sum(0), one.fit)
             for one in samples
@@ -245,7 +248,7 @@ class _Sample:
 
     @classmethod
     def of(cls, process: OddProcess, members: Tensor, differences: Tensor, memory: int) -> _Sample:
-        """Fit the last up to 4,096 pairs, with everybody; any others correct what they give.
+        """Fit the last up to 4,096 pairs, with everybody; any others correct what they give, where they are enough for that.
 
         With the sums of variances t_0 of the fit and t_1 of the correction, the best mean of both takes t_0 / (t_0 + t_1)
         of the correction, and leaves t_1 / (t_0 + t_1) of the variance.
@@ -254,7 +257,7 @@ class _Sample:
         first = max(0, len(members) - 1 - MOST_FITTED)
         fit = Fit.of(process, members[first:], differences[:, first:])
         values, left = fit.values, torch.ones_like(fit.size)
-        if first:
+        if first and can_correct(n, members[first:-1], members[:first]):
             step = max(1, memory // (32 * (len(fit.signs) + n + len(differences))))
             lacking, variance = held_out(fit, members[:first], differences[:, :first], step)
             unknown = fit.size * fit.covariance.trace()

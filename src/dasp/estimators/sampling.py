@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -123,10 +124,17 @@ def walk_cost(n: int) -> int:
     return 2 * (n - 1)
 
 
-def stream(seed: int, *, audit: bool) -> torch.Generator:
+def stream(seed: int, *, audit: bool = False, refine: bool = False) -> torch.Generator:
     """The random stream of a seed. Audits draw from streams that no estimator uses: an audit of a sampled attribution
-    with the same permutations would find no error at all."""
-    return torch.Generator(device="cpu").manual_seed(2 * seed + audit)
+    with the same permutations would find no error at all.
+
+    Torch's generator on the CPU looks at 32 bits of a seed, all of which the other two take: those of `Refine` are scattered
+    among them by a hash.
+    """
+    number = 2 * seed + audit
+    if refine:
+        number = int.from_bytes(hashlib.sha256(f"refine {seed}".encode()).digest()[:4], "big")
+    return torch.Generator(device="cpu").manual_seed(number)
 
 
 def row_blocks(game: Game) -> tuple[Tensor, ...]:
