@@ -98,6 +98,45 @@ def test_intervals_cover_as_often_as_they_say(imperfect: tuple[dasp.Attribution,
     assert 0.92 <= covered <= 0.98
 
 
+@pytest.mark.parametrize("kind", ["3 rows", "5 rows", "40 rows", "Banzhaf"])
+def test_intervals_by_walks_cover_too(kind: str) -> None:
+    torch.manual_seed(4)
+    n = 10 if kind == "Banzhaf" else 8
+    model = nn.Sequential(nn.Linear(n, 24), nn.ReLU(), nn.Linear(24, 1)).double()
+    x = 1.5 * torch.randn(3, n, dtype=torch.float64)
+    background = 0.0 if kind == "Banzhaf" else torch.randn(int(kind.split()[0]), n, dtype=torch.float64)
+    semivalue = dasp.Banzhaf() if kind == "Banzhaf" else None
+    exact = dasp.Explainer(model, background, method=dasp.Exact(), semivalue=semivalue)(x)
+    values = wrong_by(exact, 0.15)
+    found = [audit(game_of(exact), values, evaluations=600, seed=seed) for seed in range(200)]
+    assert found[0].evaluations < 600
+    above = torch.stack([a.high < 0.15 for a in found]).double().mean()
+    below = torch.stack([a.low > 0.15 for a in found]).double().mean()
+    assert 0.92 <= 1 - above - below <= 0.985
+    assert above < 0.06
+    assert torch.stack([a.high for a in found]).median() < 0.5
+
+
+@pytest.mark.parametrize("semivalue", [None, dasp.Banzhaf()])
+def test_all_coalitions_are_evaluated_where_they_are_allowed(semivalue: dasp.Banzhaf | None) -> None:
+    torch.manual_seed(4)
+    model = nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 1)).double()
+    background = 0.0 if semivalue else torch.randn(7, 6, dtype=torch.float64)
+    exact = dasp.Explainer(model, background, method=dasp.Exact(), semivalue=semivalue)(torch.randn(3, 6, dtype=torch.float64))
+    found = audit(game_of(exact), wrong_by(exact, 0.15), evaluations=64 * (1 if semivalue else 7), per_player=True)
+    torch.testing.assert_close(found.high, torch.full_like(found.high, 0.15))
+    assert torch.equal(found.low, found.high)
+    torch.testing.assert_close(found.player_errors, wrong_by(exact, 0.15) - exact.per_player)
+
+
+def test_one_player_against_a_background_is_known() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1)).double()
+    background = torch.randn(30, 6, dtype=torch.float64)
+    explainer = dasp.Explainer(model, background, method=dasp.Exact(), players=torch.zeros(6, dtype=torch.long))
+    found = explainer(torch.randn(3, 6, dtype=torch.float64)).audit(100)
+    assert found.high.max() < 1e-12
+
+
 def test_players_have_intervals_of_their_own(truth: dasp.Attribution) -> None:
     values = wrong_by(truth, 0.3)
     away = values - truth.per_player

@@ -19,15 +19,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .bounds import interval, row_means, student
+from .bounds import covering, student
 from .errors import CostError, InputError, InputTypeError
-from .estimators.exact import shapley_weights
+from .estimators.exact import Exact, shapley_weights
 from .estimators.lacking import FEWEST_BLOCKS, Blocks
 from .estimators.odd_games import differences, every_pair
 from .estimators.sampling import check_seed, pair_estimates, stream, walk_cost
 from .game import Game
 
-FEWEST_WALKS = 4
+FEWEST_WALKS, FEWEST_MEANS = 4, 12
 WORST_SURROGATE = 4.0
 """Values that leave over more than this part of the mean square of the differences are no surrogate."""
 
@@ -89,9 +89,10 @@ def audit(
 
     The coalitions are independent of those of every estimator whatever the seeds. The interval is Student's (blocks - 1
     degrees of freedom), on the squared error, with the jackknife variance of the U-statistic; it allows for the error of the
-    denominator too. Where 2^n evaluations are allowed all are made, and the interval is a point. Other semivalues than
-    Shapley's are judged by pairs of permutations instead, at least 4, and so are values against a background, of which a row is
-    drawn for each pair.
+    denominator too, and its upper end is moved towards that of a score test (`bounds.covering`). Where 2^n evaluations are
+    allowed (times the rows of a background) all are made, and the interval is a point. Other semivalues than Shapley's are
+    judged by pairs of permutations instead, at least 4, and so are values against a background, of which a row is drawn for
+    each pair, no row twice in one estimate.
 
     Raises:
         CostError: `evaluations` (per row) allow fewer than 8 pairs of coalitions, or 4 of permutations.
@@ -108,7 +109,7 @@ def audit(
     moved = game.moved(torch.arange(game.batch, device=game.device))[:, 0]
     walks = game.semivalue is not None or game.rows_each > 1
     most = n if walks else int(moved.sum(1).max())
-    least = 2 + FEWEST_WALKS * walk_cost(n) if walks else min(2**most, 2 + 2 * FEWEST_BLOCKS)
+    least = min(2**most * game.rows_each, 2 + FEWEST_WALKS * walk_cost(n) if walks else 2 + 2 * FEWEST_BLOCKS)
     if evaluations < least:
         raise CostError(
             f"audit: {evaluations:,} evaluations a row are too few for an interval with {most:,} players; give "
@@ -116,8 +117,12 @@ def audit(
         )
     game.check_unchanged()
     values = values.detach().double()
+    if walks and 2**n * game.rows_each <= evaluations:
+        truth = Exact().estimate(game).values
+        return _known(values, truth, 2**n * game.rows_each, confidence, per_player)
     if walks:
-        pairs = (evaluations - 2) // walk_cost(n) if n > 1 else FEWEST_WALKS
+        pairs = (evaluations - 2) // walk_cost(n)
+        pairs -= pairs % _together(game, pairs)
         spent = 2 + pairs * walk_cost(n)
     else:
         spent = 2**most if 2**most <= evaluations else 2 + 2 * _pair_count(most, evaluations)
@@ -134,6 +139,20 @@ def audit(
         judged.relative, judged.low, judged.high, judged.squared_error, judged.squared_norm, spent, confidence,
         *((judged.player_errors, judged.player_spread) if per_player else (None, None)),
     )  # fmt: skip
+
+
+def _together(game: Game, pairs: int) -> int:
+    """Walks that make one estimate: against a background as many, of different rows, as leave enough estimates."""
+    return max(1, min(game.rows_each, pairs // FEWEST_MEANS))
+
+
+def _known(values: Tensor, truth: Tensor, evaluations: int, confidence: float, per_player: bool) -> Audit:
+    """The audit of values (B, T, n) of which the truth is known."""
+    away = values - truth
+    squares, norms = away.square().sum(-1), truth.square().sum(-1)
+    error = (squares / norms).sqrt().nan_to_num(nan=0.0)
+    players = (away, torch.zeros_like(away)) if per_player else (None, None)
+    return Audit(error, error, error, squares, norms, evaluations, confidence, *players)
 
 
 def _pair_count(n: int, evaluations: int) -> int:
@@ -169,25 +188,32 @@ def _judged_by_walks(
     game: Game, values: Tensor, pairs: int, seed: int, confidence: float, bar: tqdm
 ) -> Iterator[tuple[Tensor, _Judged]]:
     """Rows judged by antithetic walks along permutations, which are unbiased for any semivalue."""
-    n, targets = game.players.count, game.targets.count
+    n, targets, together = game.players.count, game.targets.count, _together(game, pairs)
     rows = torch.arange(game.batch, device=game.device)
     # A block's estimates are all kept, in float64; a quarter of the bound leaves room for what is made of them.
     for block in torch.split(rows, max(1, game.memory // (4 * 8 * pairs * targets * n))):
         lacking = torch.empty(len(block), targets, pairs, n, dtype=torch.float64, device=game.device)
-        done = 0
-        for estimates in pair_estimates(game, block, pairs, stream(seed, audit=True)):
+        done, generator = 0, stream(seed, audit=True)
+        draws = _in_blocks(game.rows_each, together, generator) if game.rows_each > 1 else None
+        for estimates in pair_estimates(game, block, pairs, generator, draws):
             lacking[:, :, done : done + len(estimates)] = estimates.permute(1, 2, 0, 3)
             done += len(estimates)
             bar.update(len(estimates) * len(block) * walk_cost(n))
+        lacking = lacking.unflatten(2, (-1, together)).mean(3)
         yield block, _judged(lacking.sub_(values[block].unsqueeze(2)), values[block], confidence)
+
+
+def _in_blocks(count: int, each: int, generator: torch.Generator) -> Iterator[int]:
+    """Rows of a background without end: `each` different ones at random, and again."""
+    while True:
+        yield from torch.randperm(count, generator=generator, device="cpu")[:each].tolist()
 
 
 def _judged(lacking: Tensor, values: Tensor, confidence: float) -> _Judged:
     """From independent estimates of what values (R, T, n) lack, (R, T, m, n)."""
     count = lacking.shape[2]
     spread = (lacking.var(2) / count).sqrt() * student(confidence, count - 1)
-    ends = interval(row_means(lacking), row_means(lacking + values.unsqueeze(2)), confidence)
-    return _Judged(*ends, -lacking.mean(2), spread)
+    return _Judged(*covering(lacking, values, confidence), -lacking.mean(2), spread)
 
 
 def _judged_groups(

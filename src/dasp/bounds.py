@@ -37,25 +37,45 @@ def interval(error: Tensor, norm: Tensor, confidence: float) -> tuple[Tensor, Te
     return relative, torch.where(known, low, 0.0), high, squared_error, squared_norm
 
 
+def covering(lacking: Tensor, values: Tensor, confidence: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """As `interval`, of values (R, T, n) and estimates of what they lack (R, T, m, n), with an upper end that covers.
+
+    Student's upper end is missed too often (in 6 to 11 % of audits by walks), that of the score test too seldom (in 0 to 2 %):
+    a third of the way from the one to the other is taken, the second with all the error probability, as the lower end is hardly
+    ever missed.
+    """
+    relative, low, high, square, size = interval(row_means(lacking), row_means(lacking + values.unsqueeze(2)), confidence)
+    score = _score_bound(lacking.flatten(0, 1), square.flatten(), size.flatten(), confidence).reshape(high.shape)
+    return relative, low, torch.maximum(high, (2 * high + score) / 3), square, size
+
+
 def upper_bound(lacking: Tensor, values: Tensor, confidence: float) -> tuple[Tensor, Tensor]:
     """Relative error of values (Q, n) and its one-sided bound, from estimates of what they lack (Q, m, n): (Q,) each.
 
-    The larger of two: Student's with the jackknife variance, and the error h^2 that a score test does not reject, with the
-    variance `4 h^2 tr(S) / (n m) + 2 tr(S^2) / m^2` of the U-statistic at it, S the covariance of the estimates. The first
-    alone fails somewhat too often, for where the estimate happens to be low its jackknife variance is low too.
+    The larger of two: Student's with the jackknife variance, and that of a score test. The first alone fails somewhat too
+    often, for where the estimate happens to be low its jackknife variance is low too.
+    """
+    error, norm = row_means(lacking), row_means(lacking + values.unsqueeze(1))
+    relative, _, high, square, size = interval(error, norm, 2 * confidence - 1)
+    return relative, torch.maximum(high, _score_bound(lacking, square, size, confidence))
+
+
+def _score_bound(lacking: Tensor, square: Tensor, size: Tensor, confidence: float) -> Tensor:
+    """The largest relative error h that a score test does not reject, one-sided, (Q,).
+
+    The U-statistic has the variance `4 h^2 tr(S) / (n m) + 2 tr(S^2) / m^2` at it, S the covariance of the estimates.
     """
     m, n = lacking.shape[1:]
-    error, norm = row_means(lacking), row_means(lacking + values.unsqueeze(1))
     t = student(2 * confidence - 1, m - 1)
-    relative, _, high, square, size = interval(error, norm, 2 * confidence - 1)
     centred = lacking - lacking.mean(1, keepdim=True)
     across = centred.mT @ centred if n <= m else centred @ centred.mT
     trace = centred.square().sum((1, 2)) / (m - 1)
     both = ((across / (m - 1)).square().sum((1, 2)) - trace.square() / m).clamp(min=0)
     half = square + 2 * t * t * trace / (n * m)
     score = half + (half.square() - square.square() + 2 * t * t * both / m**2).clamp(min=0).sqrt()
-    unknown = torch.where(trace + values.square().sum(1) == 0, 0.0, torch.inf)  # 0 where nothing was ever there
-    return relative, torch.where(size > 0, torch.maximum(high, (score.clamp(min=0) / size).sqrt()), unknown)
+    # Without a positive norm the ratio is unknown, unless nothing was ever there.
+    unknown = torch.where((square == 0) & (trace == 0), 0.0, torch.inf)
+    return torch.where(size > 0, (score.clamp(min=0) / size).sqrt(), unknown)
 
 
 def u_variance(rows: Tensor) -> Tensor:
