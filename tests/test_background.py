@@ -174,12 +174,30 @@ class Own(dasp.Estimator):
 
 @pytest.mark.parametrize(
     "method",
-    [dasp.DASP(), dasp.Regression(budget=64, prior=dasp.DASP()), dasp.axioms.External(lambda m, x, b, t: x), Own()],
+    [
+        dasp.DASP(),
+        dasp.Regression(budget=64, prior=(dasp.Propagation(), dasp.DASP())),
+        dasp.axioms.External(lambda m, x, b, t: x),
+        Own(),
+    ],
     ids=["DASP", "as a prior", "another package", "not declared"],
 )
 def test_who_needs_one_baseline_is_refused(method: dasp.Estimator) -> None:
     with pytest.raises(dasp.InputError, match=r"explains against one baseline, and this is a background of 3 rows.*PerRow"):
         dasp.Explainer(mlp(), ROWS[:3], method=method)(X, 0)
+
+
+@pytest.mark.parametrize("players", [None, torch.tensor([0, 0, 1, 1, 2, 2])])
+def test_refine_reaches_its_tolerance_against_a_background(players: Tensor | None) -> None:
+    model, x = mlp(12 if players is None else N), draw(4, 12 if players is None else N, seed=5)
+    rows = draw(J, x.shape[1], seed=6)
+    truth = dasp.Explainer(model, rows, method=dasp.Exact(), players=players)(x, [0, 1]).per_player
+    explainer = dasp.Explainer(model, rows, method=dasp.Refine(tolerance=0.05), players=players)
+    found = explainer(x, [0, 1])
+    assert ((found.per_player - truth).norm(dim=-1) < 0.05 * truth.norm(dim=-1)).double().mean() > 0.9
+    assert set(found.settings["ended"]) == ({"tolerance"} if players is None else {"exact"})
+    assert all(count % J == 0 for count in found.settings["row_evaluations"])
+    torch.testing.assert_close(explainer(x[1:2], [0, 1]).per_player[0], found.per_player[1], rtol=1e-9, atol=1e-9)
 
 
 # The law

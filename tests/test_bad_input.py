@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,8 @@ class Giving(nn.Module):
 
 INPUTS: list[tuple[str, Any, type[Exception], str]] = [
     ("a string", "x", dasp.InputTypeError, "inputs: expected a tensor or a numpy array, got str"),
-    ("a list", [X], dasp.InputTypeError, "Give a tensor, or a tuple"),
+    ("a list", [X], dasp.InputTypeError, r"got list. Use torch.tensor\(...\), and a tuple for several inputs"),
+    ("a table of pandas", pandas.DataFrame(X.numpy()), dasp.InputTypeError, r"got DataFrame. Use .to_numpy\(dtype='float32'\)"),
     ("an empty tuple", (), dasp.InputError, "the tuple is empty"),
     ("text in numpy", np.array([["a"] * 4]), dasp.InputTypeError, "holds no numbers"),
     ("sparse", X.to_sparse(), dasp.InputTypeError, "dense real tensor"),
@@ -80,6 +82,8 @@ BASELINES: list[tuple[str, Any, type[Exception], str]] = [
     ("a string", "mean", dasp.InputTypeError, "baseline: expected a number, a tensor"),
     ("a bool", True, dasp.InputTypeError, "got bool"),
     ("None", None, dasp.InputTypeError, "got NoneType"),
+    ("a table of pandas", pandas.DataFrame(X.numpy()), dasp.InputTypeError, r"got DataFrame. Use .to_numpy\("),
+    ("integers of numpy", np.zeros((5, 4), dtype=np.int64), dasp.InputError, r"Use baseline.astype\('float32'\)"),
     ("wrong shape", torch.zeros(3), dasp.InputError, r"shape \(3,\) does not fit an input of shape \(2, 4\)"),
     ("a shape that would broadcast", torch.zeros(2, 1), dasp.InputError, "does not fit"),
     ("another number of rows", dasp.PerRow(torch.zeros(3, 4)), dasp.InputError, "one baseline for each row"),

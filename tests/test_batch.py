@@ -114,7 +114,7 @@ def test_values_are_those_of_the_explainer(model: Voices, rows: Path, voices: An
     np.testing.assert_allclose(table.column("output"), expected.output.numpy(), rtol=1e-5)
     about = json.loads(pq.read_metadata(tmp_path / "out" / "part-00003.parquet").metadata[b"dasp"])
     assert about["part"] == {"part": 3, "first": 96, "rows": 24, "set_aside": 0} | {
-        name: about["part"][name] for name in ("wide_gaps", "largest_gap")
+        name: about["part"][name] for name in ("wide_gaps", "largest_gap", "missed")
     }
     assert (about["run"]["batch"], about["run"]["rows"], about["settings"]["method"]) == (16, 120, "Propagation")
     assert summary.largest_gap == pytest.approx(float(np.abs(table.column("gap")).max()))

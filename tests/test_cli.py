@@ -472,6 +472,21 @@ def test_refine_says_how_every_row_ended(net: Path, rows: Path) -> None:
     assert "ended" not in settings
 
 
+def test_refine_says_that_rows_are_above_the_tolerance(tmp_path: Path, capsys: Capture) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(14, 32), torch.nn.ReLU(), torch.nn.Linear(32, 1)).double()
+    x = 2 * torch.randn(5, 14, dtype=torch.float64)
+    program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+    torch.export.save(program, tmp_path / "model.pt2")
+    np.save(tmp_path / "rows.npy", x.numpy())
+    command = ["explain", tmp_path / "model.pt2", tmp_path / "rows.npy", "--baseline", "zeros", "--method", "refine"]
+    for out in ("values.parquet", "values/"):
+        assert run(*command, "--tolerance", 1e-6, "--budget", 100, "--out", f"{tmp_path}/{out}") == 0
+        assert "5 row(s) ABOVE THE TOLERANCE" in capsys.readouterr().err
+    assert run(*command, "--tolerance", 0.5, "--out", f"{tmp_path}/loose.parquet") == 0
+    assert "TOLERANCE" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("method", [("gradients", "--samples", 16), ("regression", "--budget", 64)])
 def test_other_estimators_on_the_command_line(net: Path, rows: Path, method: tuple[object, ...]) -> None:
     table = explain(net, rows, "--target", 0, "--method", *method)[1]

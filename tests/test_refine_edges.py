@@ -36,8 +36,7 @@ def test_an_audit_is_independent_whatever_the_seeds(seed: int, audited: int) -> 
     truth = dasp.Explainer(model, 0.0, method=dasp.Exact())(x).per_player
     square = (found.per_player - truth).square().sum((1, 2))
     audit = found.audit(96, seed=audited).squared_error[:, 0]
-    spread = (audit - square).std() / len(x) ** 0.5
-    assert (audit - square).mean().abs() < 3.5 * spread
+    assert 0.5 < audit.mean() / square.mean() < 1.6  # with the same coalitions hardly any error is found
 
 
 def test_one_player_is_exact() -> None:

@@ -7,7 +7,7 @@ Shapley values (Janzing, Minorics and Bloebaum 2020). Shapes as in `game`; J row
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .background import Background
 from .errors import InputError
-from .game import Game, evaluate_rows, goes_along
+from .game import Game, evaluate_rows, goes_along, take_rows
 
 Kept = TypeVar("Kept")
 
@@ -35,6 +35,15 @@ class BackgroundGame(Game):
     """
 
     background: Background = field(kw_only=True)
+
+    def of_rows(self, rows: Tensor) -> BackgroundGame:
+        """The games of some rows (R,) alone, against the same background."""
+        return replace(
+            self,
+            inputs=tuple(x[rows] for x in self.inputs),
+            extra=take_rows(self.extra, rows, self.batch),
+            targets=self.targets.of_rows(rows),
+        )
 
     @property
     def rows_each(self) -> int:

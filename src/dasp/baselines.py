@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .background import PerRow
-from .checks import check_finite
+from .checks import as_array_hint, check_finite
 from .errors import InputError, InputTypeError
 from .estimators import Estimator
 
@@ -66,8 +66,8 @@ def _background(
     if other is not None:
         raise InputError(
             f"baseline: {type(other).__name__} explains against one baseline, and this is a background of {count} rows. "
-            "Use dasp.Propagation(), dasp.PermutationSampling() or, for few players, dasp.Exact(); or give one row, or "
-            "dasp.PerRow(...) for one baseline a row."
+            "Use dasp.Propagation(), dasp.Refine(), dasp.Regression(), dasp.VertexGradients(), dasp.PermutationSampling() or, "
+            "for few players, dasp.Exact(); or give one row, or dasp.PerRow(...) for one baseline a row."
         )
     return tuple(part.expand(count, *part.shape[1:]) for part in rows)
 
@@ -76,14 +76,14 @@ def _baseline(part: Any, x: Tensor, name: str, tensor: Callable[[Any, str], Tens
     each = isinstance(part, PerRow)
     part = part.rows if isinstance(part, PerRow) else part
     if isinstance(part, bool) or not isinstance(part, int | float | np.number | Tensor | np.ndarray):
-        raise InputTypeError(
-            f"{name}: expected a number, a tensor, a numpy array or dasp.PerRow, got {type(part).__name__}."
-        )
+        kind, hint = type(part).__name__, as_array_hint(part)
+        raise InputTypeError(f"{name}: expected a number, a tensor, a numpy array or dasp.PerRow, got {kind}.{hint}")
     if isinstance(part, int | float | np.number):
         return _full(float(part), x, name)
     base = tensor(part, name)
     if base.dtype != x.dtype:
-        raise InputError(f"{name}: {base.dtype}, but the input is {x.dtype}. Use baseline.to({x.dtype}).")
+        hint = f"astype({str(x.dtype).removeprefix('torch.')!r})" if isinstance(part, np.ndarray) else f"to({x.dtype})"
+        raise InputError(f"{name}: {base.dtype}, but the input is {x.dtype}. Use baseline.{hint}.")
     if base.device != x.device:
         raise InputError(f"{name}: on {base.device}, but the input is on {x.device}. Move it there.")
     if base.ndim == 0:
@@ -108,7 +108,8 @@ def _needs_one_baseline(method: Estimator) -> Estimator | None:
     if not method.takes_background:
         return method
     options: list[object] = [getattr(method, field.name) for field in fields(method)] if is_dataclass(method) else []
-    return next((bad for one in options if isinstance(one, Estimator) if (bad := _needs_one_baseline(one))), None)
+    several = [one for option in options if isinstance(option, tuple) for one in option]
+    return next((bad for one in options + several if isinstance(one, Estimator) if (bad := _needs_one_baseline(one))), None)
 
 
 def _full(number: float, x: Tensor, name: str) -> Tensor:

@@ -24,6 +24,13 @@ def plain(x: Tensor) -> Tensor:
     return x.clone() if x.is_inference() else x.detach()
 
 
+def as_array_hint(part: Any) -> str:
+    """What turns a value that is no array into one, as a sentence, or nothing."""
+    if hasattr(part, "to_numpy"):  # of pandas or polars
+        return " Use .to_numpy(dtype='float32'), or the model's dtype."
+    return " Use torch.tensor(...), and a tuple for several inputs." if isinstance(part, list) else ""
+
+
 def mask_of(part: Any) -> Any:
     """A numpy mask as a tensor; anything else as it is."""
     if not isinstance(part, np.ndarray):

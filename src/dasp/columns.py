@@ -19,6 +19,17 @@ MEASURED = ("ended", "measured_error", "measured_bound", "row_evaluations")
 """Settings of refine, one a row."""
 
 
+def missed_rows(result: Attribution, rows: Sequence[int]) -> int:
+    """How many of some rows `Refine` ended above its tolerance, or without knowing; 0 for another method."""
+    bounds = result.settings.get("measured_bound")
+    return 0 if bounds is None else sum(not max(bounds[row]) <= result.settings["tolerance"] for row in rows)
+
+
+def missed_text(count: int) -> str:
+    """That so many rows are above the tolerance, in words."""
+    return f"{count} row(s) ABOVE THE TOLERANCE: see the columns ended and measured_bound, and raise --budget"
+
+
 def columns_of(result: Attribution, start: int, names: Sequence[str] | None) -> dict[str, Any]:
     """The columns of one chunk whose first row is `start`; several targets of a row follow one another."""
     rows, count, players = result.per_player.shape

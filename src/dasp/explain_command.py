@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from . import batch
 from .attribution import RESERVED, Attribution
-from .columns import AUDIT_COLUMNS, MEASURED, audit_columns, columns_of
+from .columns import AUDIT_COLUMNS, MEASURED, audit_columns, columns_of, missed_rows, missed_text
 from .errors import DataFileError, InputError
 from .estimators import Estimator, Exact, PermutationSampling, Propagation, Refine, Regression, VertexGradients
 from .explainer import Explainer
@@ -34,7 +34,7 @@ _READ_FROM = ("model", "rows", "baseline", "players")  # options that may name f
 _OF_FOLDERS = ("batch", "part_rows", "on_error", "engine", "workers", "address", "gpus")  # options that one file does not take
 _COUNT = click.IntRange(min=1)
 _OPTIONS_OF = {
-    "propagation": ("nodes", "rule", "rank", "mixture", "seed"),
+    "propagation": ("nodes", "rule", "rank", "mixture", "clusters", "seed"),
     "exact": ("force",),
     "permutation": ("permutations", "seed"),
     "gradients": ("samples", "seed"),
@@ -72,6 +72,7 @@ def _rank(value: str) -> int | str:
 @click.option("--rule", type=click.Choice(["legendre", "lobatto"]), help="propagation: quadrature rule.")
 @click.option("--rank", type=_rank, metavar="N|full", help="propagation: shared factors; 0 for none, or 'full'.")
 @click.option("--mixture", type=int, help="propagation: players enumerated exactly.")
+@click.option("--clusters", type=int, help="propagation: of a background; default 8.")
 @click.option("--permutations", type=int, help="permutation: how many, in antithetic pairs.")
 @click.option("--samples", type=int, help="gradients: how many, in pairs.")
 @click.option("--budget", type=int, help="regression, refine: most evaluations a row.")
@@ -202,7 +203,7 @@ class _Job:
 
     def run(self, writer: TableWriter) -> str:
         """Explain and write chunk after chunk; one line that sums up."""
-        chunk, gaps, errors = self.options["chunk"], [], []
+        chunk, gaps, errors, missed = self.options["chunk"], [], [], 0
         show = self.options["progress"]
         with tqdm(total=len(self.rows), unit="row", disable=None if show is None else not show) as bar:
             for start in range(0, len(self.rows), chunk):
@@ -216,13 +217,14 @@ class _Job:
                     columns |= measured
                 writer.write(columns, metadata={"dasp": json.dumps(self.describe(result))})
                 gaps.append(np.abs(columns["gap"]))
+                missed += missed_rows(result, range(len(part)))
                 bar.update(len(part))
         gap = np.concatenate(gaps)
         text = f"{len(self.rows)} rows, completeness gap {np.median(gap):.2%} (median), {gap.max():.2%} (largest)"
         if errors:
             error = np.concatenate(errors)
             text += f", measured error {np.median(error):.1%} (median), {error.max():.1%} (largest)"
-        return text
+        return f"{text}, {missed_text(missed)}" if missed else text
 
     def describe(self, result: Attribution) -> dict[str, Any]:
         """What the file's metadata say."""

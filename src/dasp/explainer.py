@@ -18,6 +18,7 @@ from .background import Background, PerRow
 from .background_game import BackgroundGame
 from .baselines import baselines_of
 from .checks import (
+    as_array_hint,
     as_json,
     check_finite,
     check_semivalue,
@@ -251,10 +252,6 @@ class Explainer(Pretrained):
         return Game(self.model, checked, baselines, extra, players, targets, self.memory, self.semivalue)
 
     def _inputs(self, inputs: Any) -> tuple[Tensor, ...]:
-        if isinstance(inputs, list):
-            raise InputTypeError(
-                "inputs: got a list. Give a tensor, or a tuple of tensors for a model of several inputs."
-            )
         parts = inputs if isinstance(inputs, tuple) else (inputs,)
         if not parts:
             raise InputError("inputs: the tuple is empty.")
@@ -284,7 +281,8 @@ class Explainer(Pretrained):
             dtype = self.model.dtype if array.is_floating_point() else None
             return array.to(device=self.model.device, dtype=dtype)
         if not isinstance(part, Tensor):
-            raise InputTypeError(f"{name}: expected a tensor or a numpy array, got {type(part).__name__}.")
+            kind = type(part).__name__
+            raise InputTypeError(f"{name}: expected a tensor or a numpy array, got {kind}.{as_array_hint(part)}")
         if part.layout != torch.strided or part.is_complex() or part.is_quantized:
             raise InputTypeError(f"{name}: expected a dense real tensor, got {part.layout}, {part.dtype}.")
         return plain(part)

@@ -49,6 +49,7 @@ class Counts:
         set_aside: the rows that could not be.
         wide_gaps: explained rows whose values miss completeness by far.
         largest_gap: the largest completeness gap, relative.
+        missed: rows that `Refine` left above its tolerance.
     """
 
     part: int
@@ -57,6 +58,7 @@ class Counts:
     set_aside: int
     wide_gaps: int
     largest_gap: float
+    missed: int = 0
 
 
 class Folder:

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from ..attribution import RESERVED
 from ..background import PerRow
 from ..checks import as_json
-from ..columns import AUDIT_COLUMNS
+from ..columns import AUDIT_COLUMNS, missed_text
 from ..errors import InputError, InputTypeError
 from ..explainer import Array, Explainer
 from ..model import Model
@@ -54,6 +54,7 @@ class Summary:
         resumed: were there already.
         wide_gaps: rows whose values miss completeness by more than a tenth of their magnitudes.
         largest_gap: the largest completeness gap, relative.
+        missed: rows that `Refine` left above its tolerance.
         seconds: wall time of this run.
     """
 
@@ -64,6 +65,7 @@ class Summary:
     resumed: int
     wide_gaps: int
     largest_gap: float
+    missed: int
     seconds: float
 
     def __str__(self) -> str:
@@ -75,6 +77,8 @@ class Summary:
         text += f", completeness gap {self.largest_gap:.2%} (largest)"
         if self.wide_gaps:
             text += f", above 10 % in {self.wide_gaps} rows: see --audit and --method refine"
+        if self.missed:
+            text += f", {missed_text(self.missed)}"
         return text
 
 
@@ -173,6 +177,7 @@ def explain(
             resumed=resumed,
             wide_gaps=0 if explainer.semivalue else sum(counts.wide_gaps for counts in found),
             largest_gap=max(counts.largest_gap for counts in found),
+            missed=sum(counts.missed for counts in found),
             seconds=time.perf_counter() - started,
         )
     except BaseException as stop:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..attribution import Attribution
 from ..checks import WIDE_GAP
-from ..columns import MEASURED, audit_columns, columns_of
+from ..columns import MEASURED, audit_columns, columns_of, missed_rows
 from ..errors import CoalitionError, CompletenessWarning, DaspError, DataFileError, InputError, NumericsError
 from ..explainer import Explainer
 from ..tables import Array, pyarrow_module, unfit
@@ -89,7 +89,7 @@ class Worker:
         """
         rows = self.plan.rows_of(part)
         aside: list[Aside] = []
-        table, gaps, settings = _Table(sink), [np.zeros(0)], None
+        table, gaps, missed, settings = _Table(sink), [np.zeros(0)], 0, None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CompletenessWarning)  # counted instead
             for first, x, bad in self._batches(rows):
@@ -100,6 +100,7 @@ class Worker:
                     settings = settings or _settings(result)
                     table.add(columns)
                     gaps.append(np.abs(columns["gap"]))
+                    missed += missed_rows(result, [row for row in range(len(x)) if row not in bad])
                 tick(len(x))
             if settings is None:  # no row is good: the columns, without any
                 result = self._result(self._stand_ins)
@@ -107,7 +108,8 @@ class Worker:
                 table.add(self._columns(result, rows.start, np.zeros(self.plan.batch, dtype=bool)))
         gap = np.concatenate(gaps)
         explained_rows = len(rows) - len(aside)
-        counts = Counts(part, rows.start, explained_rows, len(aside), int((gap > WIDE_GAP).sum()), float(gap.max(initial=0.0)))
+        wide, largest = int((gap > WIDE_GAP).sum()), float(gap.max(initial=0.0))
+        counts = Counts(part, rows.start, explained_rows, len(aside), wide, largest, missed)
         table.close(about_part(self.plan.run, counts, settings))
         return counts, aside
 

@@ -27,6 +27,8 @@ from .sampling import check_seed, stream
 LEAST_PAIRS = 32
 USUAL_BUDGET = 2**17
 """Evaluations a row where no budget is given."""
+LEAST_BUDGET = 2**12
+"""The same where each is a mean over many rows of a background."""
 WORTH_A_LOOK = 1.5
 """An audit counts as a look where the error is expected to be below this many tolerances."""
 NEARLY_ALL = 0.6
@@ -63,7 +65,9 @@ class Refine(Estimator):
     Attributes:
         tolerance: largest relative error `||values - truth|| / ||truth||`, of every target.
         budget: most evaluations a row, those of the prior not counted; None for 2^17, or all coalitions of up to 20 players
-            where the tolerance is far and the network small, so that they take less work than another fit.
+            where the tolerance is far and the network small, so that they take less work than another fit. Against a
+            background each is a mean over all its rows, and takes as many of the network; None is then for 2^17 of the network,
+            but no less than 2^12 means.
         confidence: of the bound, in all looks together.
         prior: the estimator that comes first, None for none. Where it refuses the network, a warning says so, the settings
             too, and it is done without.
@@ -72,6 +76,7 @@ class Refine(Estimator):
             with the same model, rows and seed, whatever its tolerance or budget, starts from it.
     """
 
+    takes_background = True
     tolerance: float = 0.02
     budget: int | None = None
     confidence: float = 0.95
@@ -126,9 +131,9 @@ class Refine(Estimator):
             "tolerance": self.tolerance, "budget": self.budget, "confidence": self.confidence, "seed": self.seed,
             "prior": None, "ended": found.ended, "measured_error": found.error.tolist(),
             "measured_bound": found.bound.tolist(),
-            "row_evaluations": (2 + 2 * found.pairs + found.evaluations.long()).tolist(),
+            "row_evaluations": (game.rows_each * (2 + 2 * found.pairs) + found.evaluations.long()).tolist(),
         }  # fmt: skip
-        cost = 2 + 2 * float(found.pairs.double().mean())
+        cost = game.rows_each * (2 + 2 * float(found.pairs.double().mean()))
         if prior is None:
             settings["prior"] = refused
             return Estimate(found.values, found.errors, cost, settings)
@@ -138,9 +143,13 @@ class Refine(Estimator):
         propagations = prior.propagations + float(found.propagations.mean())
         return Estimate(found.values, found.errors, cost, settings, propagations)
 
+    def usual_budget(self, game: Game) -> int:
+        """The budget, or the usual one: values of coalitions for a row of `game`."""
+        return self.budget or max(LEAST_BUDGET, USUAL_BUDGET // game.rows_each)
+
     def _rows_at_once(self, game: Game, n: int) -> int:
         """Rows whose pairs, and what is made of them, fit half the memory bound."""
-        pairs, targets = min(2 ** (n - 1), (self.budget or USUAL_BUDGET) // 2), game.targets.count
+        pairs, targets = min(2 ** (n - 1), self.usual_budget(game) // 2), game.targets.count
         return max(1, int(game.memory / (2 * (Regression.row_bytes(n, pairs, targets) + 64 * pairs * targets))))
 
     def _check(self, game: Game, *, prior: bool) -> None:
@@ -223,7 +232,7 @@ class _Group:
             self.found.said.extend(self.ladder.said)
 
     def _refine(self) -> None:
-        budget = self.options.budget or USUAL_BUDGET
+        budget = self.options.usual_budget(self.game)
         everything = 2**self.n
         known = torch.zeros(0, self.n, dtype=torch.bool, device=self.game.device)  # pairs that values rest on
         judged = None if self.ladder is None else self._of_prior(*self.ladder.priors.values())
@@ -256,12 +265,13 @@ class _Group:
         ladder, some = self.ladder, self.rows[self.active]
         if ladder is None:
             return
-        for rung in ladder.affordable(cost, evaluations):
+        each = self.game.rows_each
+        for rung in ladder.affordable(cost * each, evaluations * each):
             found = ladder.climb(rung, self.game, some, self.index[self.active], self.active)
             if found is not None:
                 self.found.evaluations[some.cpu()] += found.evaluations
                 self.found.propagations[some.cpu()] += found.propagations
-                self.spent += rung.evaluations
+                self.spent += -(-rung.evaluations // each)
 
     def _too_large(self, pairs: int) -> bool:
         """Whether a regression on so many pairs does not fit the memory bound."""
