@@ -35,7 +35,7 @@ NEARLY_ALL = 0.6
 """Where the next audit would take this part of all coalitions, all are evaluated."""
 ENUMERATED = 20
 """Without a budget all coalitions of up to as many players are evaluated, where the tolerance seems farther than `FARTHEST`."""
-FOREKNOWN, FARTHEST = 256, 3 * MOST_FITTED
+FOREKNOWN, FARTHEST = 256, 4 * MOST_FITTED
 """Pairs that foretell how many the tolerance takes, their error falling as one over their number; and the most."""
 FIT_WORK = 2
 """Operations of a fit of M pairs, in M^3: some seven powers of a factorisation, of a third each, at full speed."""
