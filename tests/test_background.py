@@ -207,7 +207,9 @@ def linear_map() -> LinearMap:
     return dense(torch.ops.aten.linear.default, 0, (None, WEIGHT, BIAS))
 
 
-def enumerated(presence: Tensor, labels: Tensor, rest: Tensor = REST) -> tuple[Tensor, Tensor]:
+def enumerated(
+    presence: Tensor, labels: Tensor, rest: Tensor = REST, loads: Tensor = LOADS
+) -> tuple[Tensor, Tensor]:
     """Mean (2, 4) and covariance (2, 4, 4) of the linear map, over coalitions with these presences (2, n)."""
     n = presence.shape[1]
     states = (torch.arange(2**n).unsqueeze(1) >> torch.arange(n) & 1).double()
@@ -216,7 +218,7 @@ def enumerated(presence: Tensor, labels: Tensor, rest: Tensor = REST) -> tuple[T
         chance = torch.where(z > 0, presence, 1 - presence).prod(1)
         on = z[labels - 1]
         centre = on * ON + (1 - on) * OFF
-        spread = torch.einsum("rbi,rbj->bij", (1 - on) * LOADS, (1 - on) * LOADS) + torch.diag_embed((1 - on) * rest)
+        spread = torch.einsum("rbi,rbj->bij", (1 - on) * loads, (1 - on) * loads) + torch.diag_embed((1 - on) * rest)
         out = centre @ WEIGHT.T + BIAS
         mean += chance[:, None] * out
         second += chance[:, None, None] * (out.unsqueeze(2) * out.unsqueeze(1) + WEIGHT @ spread @ WEIGHT.T)
@@ -258,6 +260,26 @@ def test_the_own_background_of_single_elements_keeps_its_covariance() -> None:
         assert met.factors is not None
         found = torch.einsum("rbi,rbj->bij", met.factors[:, here], met.factors[:, here])
         torch.testing.assert_close(found, enumerated(zero + q, LABELS[False], 0 * REST)[1])
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("rank", ["full", None])
+def test_a_background_without_factors_keeps_its_variance(rank: Any, grouped: bool) -> None:
+    value = owned(grouped)
+    assert value.absent is not None
+    assert value.absent.factors is not None
+    found = []
+    for behind, loads in ((0, None), (3, 0 * value.absent.factors)):
+        shift = torch.zeros(2, int(LABELS[grouped].max()), dtype=torch.float64, requires_grad=True)
+        each = BackgroundLaw(NODES, shift, rank_behind=behind, grouped=grouped, rank=rank, conditioned=False, memory=2**20)
+        still = Owned(value.off, value.on, value.labels, 0, Gaussian(value.off, loads, value.absent.rest))
+        met, apart = each.meet(still, linear_map(), 0).var, each.moments(still).var
+        slopes = [torch.autograd.grad((part * part.detach()).sum(), shift)[0] for part in (met, apart)]
+        found.append((met, apart, *slopes))
+        for k, q in enumerate(NODES):
+            truth = enumerated(torch.zeros_like(shift) + q, LABELS[grouped], loads=0 * LOADS)[1]
+            torch.testing.assert_close(met[2 * k : 2 * k + 2], truth.diagonal(dim1=1, dim2=2))
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.parametrize("grouped", [False, True])
@@ -338,6 +360,33 @@ def test_near_the_truth_and_nearer_with_more_clusters(dtype: torch.dtype) -> Non
     assert errors[2] < errors[1] < errors[0]
     mean = relative(dasp.Explainer(model, rows.mean(0))(x, [0, 1]).per_player, truth)
     assert errors[1] < mean / 10
+
+
+@pytest.mark.parametrize("options", [{}, {"rank": 0}, {"mixture": 2}])
+@pytest.mark.parametrize("clusters", [1, 4])
+def test_without_factors_of_the_background_its_variance_is_still_there(options: Any, clusters: int) -> None:
+    # Elements that hang together little: factors can add little, and dropping all of the variance costs much.
+    model, x, rows = mlp(8, seed=3), draw(4, 8, seed=8), draw(300, 8, seed=6)
+    truth = dasp.Explainer(model, rows, method=dasp.Exact())(x, [0, 1]).per_player
+
+    def far(rank: int) -> float:
+        method = dasp.Propagation(clusters=clusters, background_rank=rank, **options)
+        found = dasp.Explainer(model, rows, method=method)(x, [0, 1])
+        assert found.settings["background_rank"] == rank
+        return relative(found.per_player, truth)
+
+    without = far(0)
+    assert without < 0.15
+    assert far(3) < without < far(3) + 0.04
+    assert relative(dasp.Explainer(model, rows.mean(0))(x, [0, 1]).per_player, truth) > 3 * without
+
+
+def test_operations_before_players_meet_without_factors_of_the_background() -> None:
+    model, rows = Curved(), draw(200, N, seed=2)
+    truth = dasp.Explainer(model, rows, method=dasp.Exact())(X, 0).per_player
+    found = dasp.Explainer(model, rows, method=dasp.Propagation(clusters=4, background_rank=0))(X, 0)
+    assert relative(found.per_player, truth) < 0.16
+    assert relative(dasp.Explainer(model, rows.mean(0))(X, 0).per_player, truth) > 0.5
 
 
 def test_alone_as_in_a_batch_and_again() -> None:

@@ -59,12 +59,14 @@ class Clusters:
         means: (K, *shape_i), one per input.
         factors: principal axes of the rows of a cluster, times their standard deviation, (R, K, *shape_i), one per input.
         rests: variance that they leave over, (K, *shape_i), one per input.
+        of_rows: whether each is one row, which has no variance and may hold whole numbers.
     """
 
     weights: Tensor
     means: tuple[Tensor, ...]
     factors: tuple[Tensor, ...]
     rests: tuple[Tensor, ...]
+    of_rows: bool = False
 
     @property
     def count(self) -> int:
@@ -166,7 +168,8 @@ class Background:
     def _every_row(self) -> Clusters:
         floating = next((part.dtype for part in self.rows if part.is_floating_point()), torch.get_default_dtype())
         weights = torch.full((self.count,), 1 / self.count, dtype=floating, device=self.rows[0].device)
-        return Clusters(weights, self.rows, tuple(p.new_zeros(0, *p.shape) for p in self.rows), self.rows)
+        nothing = tuple(p.new_zeros(()).expand_as(p) for p in self.rows)
+        return Clusters(weights, self.rows, tuple(p.new_zeros(0, *p.shape) for p in self.rows), nothing, of_rows=True)
 
     def _parts(self, flat: Tensor) -> tuple[Tensor, ...]:
         """(..., D) as one (..., *shape_i) for every input."""

@@ -49,7 +49,7 @@ def decided(options: Propagation, game: Game, plan: Plan, absent: Absent) -> tup
         MemoryBoundError: the rank asked for does not fit by far.
     """
     n = game.players.count
-    key = (plan.graph, game.players.key, game.targets.count, absent.rank)
+    key = (plan.graph, game.players.key, game.targets.count, absent.rank, absent.random)
 
     def measured(rank: str | int, conditioned: bool) -> float:
         return game.model.keep(
