@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import dasp
-from dasp.background import Background, nearest, principal_axes
+from dasp.background import Background, Clusters, nearest, principal_axes
 from dasp.background_law import BackgroundLaw
 from dasp.gaussian import Gaussian, LinearMap, Owned
 from dasp.memory import peak_bytes
@@ -669,6 +669,15 @@ def test_axioms_are_measured_against_a_background() -> None:
     assert all(max(row.violations) < 1e-9 for row in report.rows if row.axiom != "continuity")
 
 
+def test_interactions_are_means_over_the_rows_and_count_them() -> None:
+    model = mlp()
+    parts = [dasp.Explainer(model, row, method=dasp.Exact()).interactions(X, [0, 1]).values for row in ROWS]
+    for memory in (2**30, 5000):
+        found = dasp.Explainer(model, ROWS, method=dasp.Exact(), memory=memory).interactions(X, [0, 1])
+        torch.testing.assert_close(found.values, torch.stack(parts).mean(0))
+        assert found.evaluations == 2**N * J
+
+
 # Clusters
 
 
@@ -686,6 +695,16 @@ def test_clusters_are_found_and_keep_the_moments() -> None:
         torch.testing.assert_close((weights * mean).sum(0), rows.mean(0))
         spread = (weights * (load.square().sum(0) + rest + mean.square())).sum(0) - rows.mean(0).square()
         torch.testing.assert_close(spread, rows.var(0, correction=0))
+
+
+def test_many_clusters_of_many_rows_keep_the_memory_bound() -> None:
+    background = Background((draw(4000, 4, dtype=torch.float32),))
+    made: list[Clusters] = []
+    bound = 2**22  # 12 MiB a matrix of distances would be of 400 clusters
+    assert peak_bytes(lambda: made.append(background.clusters(400, 2, [torch.ones(4)], memory=bound))) < bound
+    roomy = background.clusters(400, 2, [torch.ones(4)])
+    for one, two in zip((made[0].weights, *made[0].means), (roomy.weights, *roomy.means), strict=True):
+        torch.testing.assert_close(one, two)
 
 
 @pytest.mark.parametrize("shape", [(40, 7), (7, 40), (1500, 1300)])
