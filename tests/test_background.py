@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import dasp
-from dasp.background import Background, nearest, principal_axes
+from dasp.background import Background, Clusters, nearest, principal_axes
 from dasp.background_law import BackgroundLaw
 from dasp.gaussian import Gaussian, LinearMap, Owned
 from dasp.memory import peak_bytes
@@ -148,16 +148,30 @@ def test_audits_are_unbiased_though_rows_differ() -> None:
         assert float(off.abs().max()) < 3.5
 
 
-def test_vertex_gradients_at_all_pairs_are_the_mean_over_rows() -> None:
+def test_vertex_gradients_are_exact_with_all_pairs_of_all_rows() -> None:
     model, pairs = mlp(), 2 ** (N - 1) - 1
-    truth = mean_over_rows(model, X, ROWS, [0, 1], dasp.VertexGradients(samples=2 * pairs))
+    truth = mean_over_rows(model, X, ROWS, [0, 1], dasp.Exact())
     found = dasp.Explainer(model, ROWS, method=dasp.VertexGradients(samples=2 * pairs * J))(X, [0, 1])
     torch.testing.assert_close(found.per_player, truth)
-    assert found.evaluations == 2 * J + 2 * pairs * J
-    some = dasp.Explainer(model, ROWS, method=dasp.VertexGradients(samples=2 * pairs * J - 2))(X, [0, 1])
-    assert 0 < relative(some.per_player, truth) < 0.1
-    again = dasp.Explainer(model, ROWS, method=dasp.VertexGradients(samples=2 * pairs * J - 2), memory=200_000)(X, [0, 1])
-    torch.testing.assert_close(some.per_player, again.per_player)
+    assert found.evaluations == 2**N * J
+    assert not bool(found.standard_errors.any())  # type: ignore[union-attr]
+
+
+def test_vertex_gradients_are_unbiased_over_the_rows_but_for_kinks() -> None:
+    def smooth(x: Tensor) -> Tensor:  # quadratic, so that only what is drawn is left
+        return x.sum(1, keepdim=True) ** 2 + x[:, :1] * x[:, 3:4] - x[:, 1:2]
+
+    class Smooth(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return smooth(x)
+
+    truth = mean_over_rows(Smooth(), X, ROWS, 0, dasp.Exact())
+    drawn = [dasp.VertexGradients(samples=2 * 30 * J, seed=seed) for seed in range(30)]
+    found = torch.stack([dasp.Explainer(Smooth(), ROWS, method=method)(X, 0).per_player for method in drawn])
+    assert float(found.std(0).max()) > 0
+    assert relative(found.mean(0), truth) < 0.01
+    again = dasp.Explainer(Smooth(), ROWS, method=drawn[0], memory=200_000)(X, 0).per_player
+    torch.testing.assert_close(again, found[0])
 
 
 def test_regression_is_exact_where_the_budget_suffices() -> None:
@@ -225,7 +239,9 @@ def linear_map() -> LinearMap:
     return dense(torch.ops.aten.linear.default, 0, (None, WEIGHT, BIAS))
 
 
-def enumerated(presence: Tensor, labels: Tensor, rest: Tensor = REST) -> tuple[Tensor, Tensor]:
+def enumerated(
+    presence: Tensor, labels: Tensor, rest: Tensor = REST, loads: Tensor = LOADS
+) -> tuple[Tensor, Tensor]:
     """Mean (2, 4) and covariance (2, 4, 4) of the linear map, over coalitions with these presences (2, n)."""
     n = presence.shape[1]
     states = (torch.arange(2**n).unsqueeze(1) >> torch.arange(n) & 1).double()
@@ -234,7 +250,7 @@ def enumerated(presence: Tensor, labels: Tensor, rest: Tensor = REST) -> tuple[T
         chance = torch.where(z > 0, presence, 1 - presence).prod(1)
         on = z[labels - 1]
         centre = on * ON + (1 - on) * OFF
-        spread = torch.einsum("rbi,rbj->bij", (1 - on) * LOADS, (1 - on) * LOADS) + torch.diag_embed((1 - on) * rest)
+        spread = torch.einsum("rbi,rbj->bij", (1 - on) * loads, (1 - on) * loads) + torch.diag_embed((1 - on) * rest)
         out = centre @ WEIGHT.T + BIAS
         mean += chance[:, None] * out
         second += chance[:, None, None] * (out.unsqueeze(2) * out.unsqueeze(1) + WEIGHT @ spread @ WEIGHT.T)
@@ -276,6 +292,26 @@ def test_the_own_background_of_single_elements_keeps_its_covariance() -> None:
         assert met.factors is not None
         found = torch.einsum("rbi,rbj->bij", met.factors[:, here], met.factors[:, here])
         torch.testing.assert_close(found, enumerated(zero + q, LABELS[False], 0 * REST)[1])
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("rank", ["full", None])
+def test_a_background_without_factors_keeps_its_variance(rank: Any, grouped: bool) -> None:
+    value = owned(grouped)
+    assert value.absent is not None
+    assert value.absent.factors is not None
+    found = []
+    for behind, loads in ((0, None), (3, 0 * value.absent.factors)):
+        shift = torch.zeros(2, int(LABELS[grouped].max()), dtype=torch.float64, requires_grad=True)
+        each = BackgroundLaw(NODES, shift, rank_behind=behind, grouped=grouped, rank=rank, conditioned=False, memory=2**20)
+        still = Owned(value.off, value.on, value.labels, 0, Gaussian(value.off, loads, value.absent.rest))
+        met, apart = each.meet(still, linear_map(), 0).var, each.moments(still).var
+        slopes = [torch.autograd.grad((part * part.detach()).sum(), shift)[0] for part in (met, apart)]
+        found.append((met, apart, *slopes))
+        for k, q in enumerate(NODES):
+            truth = enumerated(torch.zeros_like(shift) + q, LABELS[grouped], loads=0 * LOADS)[1]
+            torch.testing.assert_close(met[2 * k : 2 * k + 2], truth.diagonal(dim1=1, dim2=2))
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.parametrize("grouped", [False, True])
@@ -356,6 +392,33 @@ def test_near_the_truth_and_nearer_with_more_clusters(dtype: torch.dtype) -> Non
     assert errors[2] < errors[1] < errors[0]
     mean = relative(dasp.Explainer(model, rows.mean(0))(x, [0, 1]).per_player, truth)
     assert errors[1] < mean / 10
+
+
+@pytest.mark.parametrize("options", [{}, {"rank": 0}, {"mixture": 2}])
+@pytest.mark.parametrize("clusters", [1, 4])
+def test_without_factors_of_the_background_its_variance_is_still_there(options: Any, clusters: int) -> None:
+    # Elements that hang together little: factors can add little, and dropping all of the variance costs much.
+    model, x, rows = mlp(8, seed=3), draw(4, 8, seed=8), draw(300, 8, seed=6)
+    truth = dasp.Explainer(model, rows, method=dasp.Exact())(x, [0, 1]).per_player
+
+    def far(rank: int) -> float:
+        method = dasp.Propagation(clusters=clusters, background_rank=rank, **options)
+        found = dasp.Explainer(model, rows, method=method)(x, [0, 1])
+        assert found.settings["background_rank"] == rank
+        return relative(found.per_player, truth)
+
+    without = far(0)
+    assert without < 0.15
+    assert far(3) < without < far(3) + 0.04
+    assert relative(dasp.Explainer(model, rows.mean(0))(x, [0, 1]).per_player, truth) > 3 * without
+
+
+def test_operations_before_players_meet_without_factors_of_the_background() -> None:
+    model, rows = Curved(), draw(200, N, seed=2)
+    truth = dasp.Explainer(model, rows, method=dasp.Exact())(X, 0).per_player
+    found = dasp.Explainer(model, rows, method=dasp.Propagation(clusters=4, background_rank=0))(X, 0)
+    assert relative(found.per_player, truth) < 0.16
+    assert relative(dasp.Explainer(model, rows.mean(0))(X, 0).per_player, truth) > 0.5
 
 
 def test_alone_as_in_a_batch_and_again() -> None:
@@ -638,6 +701,15 @@ def test_axioms_are_measured_against_a_background() -> None:
     assert all(max(row.violations) < 1e-9 for row in report.rows if row.axiom != "continuity")
 
 
+def test_interactions_are_means_over_the_rows_and_count_them() -> None:
+    model = mlp()
+    parts = [dasp.Explainer(model, row, method=dasp.Exact()).interactions(X, [0, 1]).values for row in ROWS]
+    for memory in (2**30, 5000):
+        found = dasp.Explainer(model, ROWS, method=dasp.Exact(), memory=memory).interactions(X, [0, 1])
+        torch.testing.assert_close(found.values, torch.stack(parts).mean(0))
+        assert found.evaluations == 2**N * J
+
+
 # Clusters
 
 
@@ -655,6 +727,16 @@ def test_clusters_are_found_and_keep_the_moments() -> None:
         torch.testing.assert_close((weights * mean).sum(0), rows.mean(0))
         spread = (weights * (load.square().sum(0) + rest + mean.square())).sum(0) - rows.mean(0).square()
         torch.testing.assert_close(spread, rows.var(0, correction=0))
+
+
+def test_many_clusters_of_many_rows_keep_the_memory_bound() -> None:
+    background = Background((draw(4000, 4, dtype=torch.float32),))
+    made: list[Clusters] = []
+    bound = 2**22  # 12 MiB a matrix of distances would be of 400 clusters
+    assert peak_bytes(lambda: made.append(background.clusters(400, 2, [torch.ones(4)], memory=bound))) < bound
+    roomy = background.clusters(400, 2, [torch.ones(4)])
+    for one, two in zip((made[0].weights, *made[0].means), (roomy.weights, *roomy.means), strict=True):
+        torch.testing.assert_close(one, two)
 
 
 @pytest.mark.parametrize("shape", [(40, 7), (7, 40), (1500, 1300)])

@@ -77,6 +77,27 @@ def test_a_row_and_a_target_are_as_alone() -> None:
             torch.testing.assert_close(together[row, target], alone, rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.parametrize("n", [1, 3, 5, 8, 13])
+@pytest.mark.parametrize("semivalue", [None, dasp.Banzhaf(0.3), dasp.BetaShapley(0.5, 4)], ids=str)
+def test_nodes_are_enough_where_everybody_is_enumerated(n: int, semivalue: Any) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(n, 32), nn.LayerNorm(32), nn.ReLU(), nn.Linear(32, 16), nn.LayerNorm(16), nn.ReLU(), nn.Linear(16, 1)
+    )
+    rows = torch.randn(2, n)
+    for dtype, most in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+        x, same = rows.to(dtype), dasp.Model(model.to(dtype))
+        exact = dasp.Explainer(same, 0.0, method=dasp.Exact(), semivalue=semivalue)(x).per_player.double()
+        for options in ({}, {"rule": "legendre"}):
+            found = dasp.Explainer(same, 0.0, method=dasp.Propagation(mixture=n, **options), semivalue=semivalue)(x)
+            assert ((found.per_player.double() - exact).norm(dim=-1) / exact.norm(dim=-1)).max() < most
+    if n == 13:  # what was asked for is taken, though it is not enough
+        few = dasp.Explainer(same, 0.0, method=dasp.Propagation(mixture=n, nodes=1), semivalue=semivalue)(x)
+        assert few.settings["nodes"] == 1
+        far = ((few.per_player - exact).norm(dim=-1) / exact.norm(dim=-1)).min()
+        assert far < 1e-5 if isinstance(semivalue, dasp.Banzhaf) else far > 1e-3
+
+
 @pytest.mark.parametrize("network", ["relu", "norm", "attention"])
 def test_enumerating_everybody_is_exact(network: str) -> None:
     torch.manual_seed(2)

@@ -25,6 +25,8 @@ LARGEST_GRAM = 1024
 """Up to this many rows or elements, principal axes come from a decomposition; of more, from subspace iteration."""
 COPIES = 3
 """Of all rows in float64, that are alive at once."""
+STEP_BYTES = 64
+"""Twice what a step of the search for centres makes for each number of its distances, in float64."""
 SPARE = 8
 ITERATIONS = 12
 LEAST = 1e-6
@@ -59,12 +61,14 @@ class Clusters:
         means: (K, *shape_i), one per input.
         factors: principal axes of the rows of a cluster, times their standard deviation, (R, K, *shape_i), one per input.
         rests: variance that they leave over, (K, *shape_i), one per input.
+        of_rows: whether each is one row, which has no variance and may hold whole numbers.
     """
 
     weights: Tensor
     means: tuple[Tensor, ...]
     factors: tuple[Tensor, ...]
     rests: tuple[Tensor, ...]
+    of_rows: bool = False
 
     @property
     def count(self) -> int:
@@ -147,7 +151,7 @@ class Background:
             scale = 1 / spread.where(spread > 0, torch.ones_like(spread))
         scale = scale.clamp(min=LEAST * float(scale.max()))
         centred *= scale
-        owner = nearest(centred, count)
+        owner = nearest(centred, count, memory=memory)
         rank = min(rank, *centred.shape)
         weights, means, factors, rests = [], [], [], []
         for cluster in owner.unique().tolist():
@@ -166,7 +170,8 @@ class Background:
     def _every_row(self) -> Clusters:
         floating = next((part.dtype for part in self.rows if part.is_floating_point()), torch.get_default_dtype())
         weights = torch.full((self.count,), 1 / self.count, dtype=floating, device=self.rows[0].device)
-        return Clusters(weights, self.rows, tuple(p.new_zeros(0, *p.shape) for p in self.rows), self.rows)
+        nothing = tuple(p.new_zeros(()).expand_as(p) for p in self.rows)
+        return Clusters(weights, self.rows, tuple(p.new_zeros(0, *p.shape) for p in self.rows), nothing, of_rows=True)
 
     def _parts(self, flat: Tensor) -> tuple[Tensor, ...]:
         """(..., D) as one (..., *shape_i) for every input."""
@@ -177,19 +182,23 @@ class Background:
         )
 
 
-def nearest(rows: Tensor, count: int) -> Tensor:
-    """The cluster of each row (J, D) by k-means, (J,); some of `count` may stay empty, as where rows are equal."""
-    found = [_lloyd(rows, count, torch.Generator("cpu").manual_seed(seed)) for seed in range(STARTS)]
+def nearest(rows: Tensor, count: int, *, memory: int = 2**30) -> Tensor:
+    """The cluster of each row (J, D) by k-means, (J,); some of `count` may stay empty, as where rows are equal.
+
+    Distances (J, K) are never held together: a step takes at most about half of `memory` bytes, or 2^22 numbers.
+    """
+    numbers = min(CHUNK, memory // STEP_BYTES)
+    found = [_lloyd(rows, count, torch.Generator("cpu").manual_seed(seed), numbers) for seed in range(STARTS)]
     return min(found, key=lambda one: one[0])[1]
 
 
-def _lloyd(rows: Tensor, count: int, generator: torch.Generator) -> tuple[float, Tensor]:
+def _lloyd(rows: Tensor, count: int, generator: torch.Generator, numbers: int) -> tuple[float, Tensor]:
     """The sum of squared distances, and the cluster of each row."""
-    centres = _started(rows, count, generator)
+    centres = _started(rows, count, generator, numbers)
     owner = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
     total = float("inf")
     for round_ in range(ROUNDS):
-        away, now = _distances(rows, centres).min(1)
+        away, now = _closest(rows, centres, numbers)
         total, before, owner = float(away.sum()), owner, now
         if round_ and torch.equal(before, owner):
             break
@@ -199,24 +208,26 @@ def _lloyd(rows: Tensor, count: int, generator: torch.Generator) -> tuple[float,
     return total, owner
 
 
-def _started(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def _started(rows: Tensor, count: int, generator: torch.Generator, numbers: int) -> Tensor:
     """First centres, far from each other: each is drawn in proportion to its squared distance from those before it."""
     chosen = [0]
-    away = _distances(rows, rows[:1])[:, 0]
+    away = _closest(rows, rows[:1], numbers)[0]
     for _ in range(count - 1):
         total = away.cumsum(0)
         place = torch.rand((), generator=generator, dtype=torch.float64, device="cpu").to(rows.device) * total[-1]
         chosen.append(min(int(torch.searchsorted(total, place, right=True)), len(rows) - 1))
-        away = torch.minimum(away, _distances(rows, rows[chosen[-1:]])[:, 0])
+        away = torch.minimum(away, _closest(rows, rows[chosen[-1:]], numbers)[0])
     return rows[chosen]
 
 
-def _distances(rows: Tensor, centres: Tensor) -> Tensor:
-    """Squared distances, (J, K)."""
+def _closest(rows: Tensor, centres: Tensor, numbers: int) -> tuple[Tensor, Tensor]:
+    """The squared distance of each row from the nearest centre, and which that is, (J,) each; `numbers` in one step."""
     sizes = centres.square().sum(1)
-    step = max(1, CHUNK // max(1, rows.shape[1]))
-    parts = [some.square().sum(1, keepdim=True) + sizes - 2 * some @ centres.T for some in rows.split(step)]
-    return torch.cat(parts).clamp(min=0)
+    step = max(1, numbers // max(1, *centres.shape))
+    parts = [
+        (some.square().sum(1, keepdim=True) + sizes - 2 * some @ centres.T).clamp(min=0).min(1) for some in rows.split(step)
+    ]
+    return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
 
 
 def principal_axes(centred: Tensor, rank: int, *, seed: int = 0) -> Tensor:

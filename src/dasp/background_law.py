@@ -23,7 +23,7 @@ class BackgroundLaw(CoalitionLaw):
 
     Args:
         nodes, shift, options: as for `CoalitionLaw`.
-        rank_behind: number of factors of the background, at least 1.
+        rank_behind: number of factors of the background; 0 where all of it is independent.
         free: for each sample and player, 1 where it is random, 0 where it is held in a state, (B, n); None: all are random.
     """
 
@@ -43,12 +43,14 @@ class BackgroundLaw(CoalitionLaw):
         return self._joined(super().meet(owned, linear, axis), self._meet_behind(owned, linear, axis))
 
     def _joined(self, base: Gaussian, behind: Gaussian | None) -> Gaussian:
+        rest = base.rest if behind is None else base.rest + behind.rest
+        if not self.rank_behind:
+            return Gaussian(base.mean, base.factors, rest)
         if behind is None:
             factors = base.mean.new_zeros(self.rank_behind, *base.mean.shape)
-            rest = base.rest
         else:
             assert behind.factors is not None
-            factors, rest = behind.factors, base.rest + behind.rest
+            factors = behind.factors
         return Gaussian(base.mean, factors if base.factors is None else torch.cat((base.factors, factors)), rest)
 
     def _free(self, owned: Owned, rows: int) -> Tensor:
@@ -73,18 +75,18 @@ class BackgroundLaw(CoalitionLaw):
     def _behind(self, owned: Owned) -> Gaussian | None:
         if owned.absent is None:
             return None
-        assert owned.absent.factors is not None
         factors, rest = owned.absent.factors, owned.absent.rest
         p = spread(self.presence, owned.labels, owned.axis) * self._free(owned, len(self.presence))
-        own = p * (1 - p) * factors.square().sum(0) + (1 - p) * rest
-        return Gaussian(rest, (1 - p) * factors, (1 - p).square() * rest if self._merged else own)
+        own = p * (1 - p) * owned.absent.explained + (1 - p) * rest
+        return Gaussian(rest, None if factors is None else (1 - p) * factors, (1 - p).square() * rest if self._merged else own)
 
     def _meet_behind(self, owned: Owned, linear: LinearMap, axis: int) -> Gaussian | None:
         if owned.absent is None:
             return None
-        assert owned.absent.factors is not None
         rest = self._one_node(owned.absent.rest, owned.axis)
-        loads = owned.absent.factors.narrow(owned.axis + 1, 0, self.samples)
+        loads: Tensor | None = None
+        if owned.absent.factors is not None:
+            loads = owned.absent.factors.narrow(owned.axis + 1, 0, self.samples)
         free, q = self._free(owned, self.samples), self.nodes
         shift = spread(self.shift, owned.labels, owned.axis) * free
 
@@ -94,17 +96,18 @@ class BackgroundLaw(CoalitionLaw):
             part = self._over_nodes(linear.homogeneous(free * c), q, axis)
             return whole - part - self._over_nodes(linear.homogeneous(shift * c), None, axis)
 
-        factors = torch.vmap(load)(loads)
+        factors = None if loads is None else torch.vmap(load)(loads)
         squared = linear.squared
         if self._merged:  # (1 - p)^2 rest
             var = self._over_nodes(squared((1 - free) * rest), None, axis)
             var = var + self._over_nodes(squared(free * rest), (1 - q).square(), axis)
             var = var - self._over_nodes(squared(shift * rest), 2 * (1 - q), axis)
             return Gaussian(var, factors, var.clamp(min=0))
-        own, own_shift = self._blocks(owned, free * loads, linear)
-        var = self._over_nodes(own, q * (1 - q), axis) + self._over_nodes(own_shift, 1 - 2 * q, axis)
-        var = var + self._over_nodes(squared(rest), None, axis) - self._over_nodes(squared(free * rest), q, axis)
+        var = self._over_nodes(squared(rest), None, axis) - self._over_nodes(squared(free * rest), q, axis)
         var = var - self._over_nodes(squared(shift * rest), None, axis)
+        if loads is not None:
+            own, own_shift = self._blocks(owned, free * loads, linear)
+            var = var + self._over_nodes(own, q * (1 - q), axis) + self._over_nodes(own_shift, 1 - 2 * q, axis)
         return Gaussian(var, factors, var.clamp(min=0))
 
     def _blocks(self, owned: Owned, loads: Tensor, linear: LinearMap) -> tuple[Tensor, Tensor]:

@@ -69,8 +69,7 @@ class Weighting(ABC):
 
     def weights_of_sizes(self, players: int) -> Array:
         """p_k, (n,)."""
-        log_ways = [math.lgamma(players) - math.lgamma(k + 1) - math.lgamma(players - k) for k in range(players)]
-        weights: Array = self.shares(players) * np.exp(-np.array(log_ways))
+        weights: Array = self.shares(players) * np.exp(-_log_ways(players - 1))
         return weights
 
 
@@ -134,8 +133,7 @@ class BetaShapley(Weighting):
     def shares(self, players: int) -> Array:
         """`C(n-1, k) p_k`, (n,)."""
         n, a, b = players, self.alpha, self.beta
-        ways = [math.lgamma(n) - math.lgamma(k + 1) - math.lgamma(n - k) for k in range(n)]
-        shares = np.exp([w + _log_beta(k + b, n - 1 - k + a) - _log_beta(a, b) for k, w in enumerate(ways)])
+        shares = np.exp([w + _log_beta(k + b, n - 1 - k + a) - _log_beta(a, b) for k, w in enumerate(_log_ways(n - 1))])
         return np.asarray(shares / shares.sum())
 
     def quadrature(self, players: int, count: int | None, *, ends: bool) -> Nodes:
@@ -187,8 +185,7 @@ class Semivalue(Weighting):
         return cls(tuple(float(share) / math.comb(n - 1, k) for k, share in enumerate(shares)))
 
     def _ways_times_weights(self) -> Array:
-        n = len(self.weights)
-        ways = [math.lgamma(n) - math.lgamma(k + 1) - math.lgamma(n - k) for k in range(n)]
+        ways = _log_ways(len(self.weights) - 1)
         return np.array([math.exp(w + math.log(p)) if p else 0.0 for w, p in zip(ways, self.weights, strict=True)])
 
     def shares(self, players: int) -> Array:
@@ -303,10 +300,14 @@ def _not_negative(matrix: Array, wanted: Array) -> Array:
 def _binomial(count: int, q: Array) -> Array:
     """Probabilities of k of `count` at each q, (count + 1, len(q))."""
     k = np.arange(count + 1)[:, None]
-    ways = np.array([math.lgamma(count + 1) - math.lgamma(i + 1) - math.lgamma(count - i + 1) for i in range(count + 1)])
     inside = np.clip(q, 1e-300, 1 - 1e-16)
-    found = np.exp(ways[:, None] + k * np.log(inside) + (count - k) * np.log1p(-inside))
+    found = np.exp(_log_ways(count)[:, None] + k * np.log(inside) + (count - k) * np.log1p(-inside))
     return np.asarray(np.where(q <= 0, k == 0, np.where(q >= 1, k == count, found)), dtype=np.float64)
+
+
+def _log_ways(count: int) -> Array:
+    """Logarithms of the ways to choose k of `count`, k from 0 to `count`, (count + 1,)."""
+    return np.array([math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1) for k in range(count + 1)])
 
 
 def _log_beta(a: float, b: float) -> float:

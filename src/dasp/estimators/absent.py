@@ -75,6 +75,11 @@ class Absent:
         """Factors of the background."""
         return 0 if self.clusters is None else self.clusters.rank
 
+    @property
+    def random(self) -> bool:
+        """Whether what absent players hold has a variance."""
+        return self.clusters is not None and not self.clusters.of_rows
+
     def one_baseline(self) -> Game:
         """The game against the mean of the background; against its first row where it holds whole numbers."""
         game = self.game
@@ -89,16 +94,16 @@ class Absent:
         if self.clusters is None:
             return [b.expand_as(x)[rows] for x, b in zip(self.game.inputs, self.game.baselines, strict=True)]
         means = [mean[cluster] for mean in self.clusters.means]
-        if not self.rank:
+        if not self.random:
             return list(means)
         return [
-            Gaussian(mean, load[:, cluster], rest[cluster])
+            Gaussian(mean, load[:, cluster] if self.rank else None, rest[cluster])
             for mean, load, rest in zip(means, self.clusters.factors, self.clusters.rests, strict=True)
         ]
 
     def law(self, nodes: Tensor, shift: Tensor, *, free: Tensor | None = None, **options: Any) -> CoalitionLaw:
         """The law of coalitions for these; `free` (samples, n) is 0 for players that are held in one state."""
-        if not self.rank:
+        if not self.random:
             return CoalitionLaw(nodes, shift, **options)
         return BackgroundLaw(nodes, shift, rank_behind=self.rank, free=free, **options)
 
@@ -139,9 +144,9 @@ def both_ends(off: Tensor | Gaussian, on: Tensor, sign: Tensor) -> tuple[Tensor 
     """Values of everybody absent and present, with elements held: absent where `sign` is -1, present where it is 1."""
     if isinstance(off, Tensor):
         return torch.where(sign > 0, on, off), torch.where(sign < 0, off, on)
-    assert off.factors is not None
     random = (sign <= 0).to(on.dtype)
-    held = Gaussian(torch.where(sign > 0, on, off.mean), off.factors * random, off.rest * random)
+    factors = None if off.factors is None else off.factors * random
+    held = Gaussian(torch.where(sign > 0, on, off.mean), factors, off.rest * random)
     return held, torch.where(sign < 0, off.mean, on)
 
 
@@ -149,6 +154,6 @@ def repeated(value: Tensor | Gaussian, copies: int) -> Any:
     """Rows several times, one whole set after the other."""
     if isinstance(value, Tensor):
         return value.repeat(copies, *[1] * (value.dim() - 1))
-    assert value.factors is not None
-    factors = value.factors.repeat(1, copies, *[1] * (value.mean.dim() - 1))
+    tail = [1] * (value.mean.dim() - 1)
+    factors = None if value.factors is None else value.factors.repeat(1, copies, *tail)
     return Gaussian(repeated(value.mean, copies), factors, repeated(value.rest, copies))

@@ -49,7 +49,7 @@ def decided(options: Propagation, game: Game, plan: Plan, absent: Absent) -> tup
         MemoryBoundError: the rank asked for does not fit by far.
     """
     n = game.players.count
-    key = (plan.graph, game.players.key, game.targets.count, absent.rank)
+    key = (plan.graph, game.players.key, game.targets.count, absent.rank, absent.random)
 
     def measured(rank: str | int, conditioned: bool) -> float:
         return game.model.keep(
@@ -58,9 +58,10 @@ def decided(options: Propagation, game: Game, plan: Plan, absent: Absent) -> tup
 
     whole = _untouched(options) and absent.clusters is None and n <= ENUMERATED_PLAYERS
     if whole and 2**n * measured(0, False) <= game.memory:
-        rule, nodes = (LEGENDRE, 1) if at_one_point(game) else (LOBATTO, 5)
-        options = replace(options, rule=rule, nodes=nodes, rank=0, mixture=n, condition=False)
-        return options, measured(0, False)
+        options = replace(options, mixture=n)
+    if options.mixture == n:
+        options = _all_enumerated(options, game, absent)
+        return options, measured(options.rank or 0, bool(options.condition))
     none, one, three = (measured(rank, False) for rank in (0, 1, 3))
     per_factor = max((three - one) / 2, 0.0)
     small = n <= FULL_PLAYERS
@@ -91,6 +92,23 @@ def decided(options: Propagation, game: Game, plan: Plan, absent: Absent) -> tup
     if guess > game.memory:
         raise too_large(options, guess, game.memory)
     return options, measured(rank, condition)
+
+
+def _all_enumerated(options: Propagation, game: Game, absent: Absent) -> Propagation:
+    """With the nodes that the polynomials of degree n - 1 in q take, and no factors, as nobody is left to have one.
+
+    Both ends save a node that is propagated for two players' evaluations each, which against a background are many.
+    """
+    n = game.players.count
+    rank = options.rank if options.rank is not None else FULL if options.condition else 0
+    rule = options.rule
+    if rule is None:
+        ends = (options.nodes or 2) > 1 and not at_one_point(game) and absent.clusters is None
+        rule = LOBATTO if ends else LEGENDRE
+    usual = 1 if at_one_point(game) else (n + 3) // 2 if rule == LOBATTO else (n + 1) // 2
+    nodes = options.nodes or usual
+    rank = rank if isinstance(rank, str) else min(rank, n)
+    return replace(options, rule=rule, nodes=nodes, rank=rank, condition=bool(options.condition))
 
 
 def at_one_point(game: Game) -> bool:

@@ -67,7 +67,7 @@ class Exact(Estimator):
 
             I_ij = sum over S without i, j of |S|! (n - |S| - 2)! / (n - 1)! (v(S + i + j) - v(S + i) - v(S + j) + v(S)),
 
-        or with the weights `p_|S| + p_(|S| + 1)` of another semivalue. Raises CostError as `estimate` does.
+        or with the weights `p_|S| + p_(|S| + 1)` of another semivalue; evaluations and errors are those of `estimate`.
         """
         n, rows = game.players.count, torch.arange(game.batch, device=game.device)
         if n > LARGEST_FORCED or (n > LARGEST and not self.force):
@@ -78,7 +78,7 @@ class Exact(Estimator):
         pairs = torch.tensor([a + b for a, b in pairwise(weights)], dtype=torch.float64, device=game.device)
         pairs = torch.nn.functional.pad(pairs, (2, 2))  # of size k at k + 2
         with tqdm(total=2**n, disable=not progress, unit="coalition") as bar:
-            for start in range(0, 2**n, step := max(1, game.chunk // game.batch)):
+            for start in range(0, 2**n, step := max(1, game.chunk // (game.batch * game.rows_each))):
                 coalitions = _coalitions(start, min(start + step, 2**n), n, game.device)
                 gains = (game.table(coalitions, rows).double() - base).transpose(1, 2)  # (B, T, M)
                 inside, size = coalitions.double(), coalitions.sum(1)
@@ -90,7 +90,7 @@ class Exact(Estimator):
                 values += (gains @ none)[..., None, None]
                 bar.update(len(coalitions))
         values[:, :, torch.arange(len(players), device=game.device), players] = 0
-        return Estimate(values, None, float(2**n), {"force": self.force})
+        return Estimate(values, None, float(2**n * game.rows_each), {"force": self.force})
 
 
 def _coalitions(start: int, stop: int, n: int, device: torch.device) -> Tensor:

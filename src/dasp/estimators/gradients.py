@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -18,9 +17,12 @@ from ..errors import CostError, InputError, InputTypeError, MemoryBoundError, Nu
 from ..game import CPU_BYTES, LARGEST_CHUNK, Game, take_rows
 from ..memory import peak_bytes
 from .base import Estimate, Estimator
+from .exact import Exact
 from .sampling import check_seed, in_turn, stream
 
 FEWEST = 4
+KEPT = 8
+"""Drawn pairs are kept where they take less than this part of the memory bound."""
 WORKSPACE = 1.5  # what operations need beside the tensors they make, as for plain evaluations
 INSTEAD = "dasp.PermutationSampling(), which needs no gradients"
 
@@ -51,11 +53,15 @@ class VertexGradients(Estimator):
     Among the laws of s this one has the least E w^2 / (E w)^2, so the least variance where slopes vary alike at all sizes
     (Cauchy and Schwarz): 2.3 for 784 players, where s uniform on 0..n, with its weight (n + 1) / (2 k), has 3.6. The ratio of
     the sums' expectations is that of psi, and neither pairs nor strata of s change them; the ratio of the sums, taken because
-    some players are drawn into small coalitions more often, is biased by the order of 1 / samples. Where all pairs are no
-    more than asked for, each is taken once, and psi is exact. A single player gets output - base value.
+    some players are drawn into small coalitions more often, is biased by the order of 1 / samples.
 
-    Standard errors are about psi and know nothing of its bias: the jackknife that leaves out one pair (Quenouille 1956;
-    Tukey 1958). It takes strata for independent draws and so errs on the large side; it needs some twenty pairs.
+    Where all pairs are no more than asked for, so are all 2^n coalitions: then the values are those of `dasp.Exact`, from the
+    outputs and as many evaluations, without gradients and without the bias. The settings say `exact`. So it is with a single
+    player, who gets output - base value.
+
+    Standard errors are 0 where the values are exact. Elsewhere they are about psi and know nothing of its bias: the jackknife
+    that leaves out one pair (Quenouille 1956; Tukey 1958). It takes strata for independent draws and so errs on the large
+    side; it needs some twenty pairs.
 
     Against a background each drawn pair also draws one of its rows, each as often as the others where `samples` is a
     multiple of twice their number; {nobody, everybody} is averaged over all of them, with two gradients each.
@@ -88,7 +94,7 @@ class VertexGradients(Estimator):
             raise InputError(f"samples must be even (each coalition comes with its complement), got {self.samples}.")
 
     def estimate(self, game: Game, *, progress: bool = False) -> Estimate:
-        """Estimated values of `game` with their standard errors, which are 0 where all pairs are taken.
+        """Estimated values of `game` with their standard errors; exact, with errors of 0, where all pairs may be taken.
 
         Raises:
             InputError: an input holds whole numbers; the model has no gradient, or gives NaN or infinity at a coalition.
@@ -96,12 +102,17 @@ class VertexGradients(Estimator):
             MemoryBoundError: one row at one coalition and its complement does not fit the memory bound.
         """
         pairs = _Pairs(game.players.count, self.samples // 2, self.seed, game.rows_each)
-        settings: dict[str, Any] = {"samples": self.samples, "seed": self.seed, "all_pairs": pairs.every}
+        settings: dict[str, Any] = {"samples": self.samples, "seed": self.seed, "exact": pairs.every}
         if pairs.n == 1:
             values = (game.outputs - game.base_values).double().unsqueeze(2)
             return Estimate(values, torch.zeros_like(values), 1.0 + game.rows_each, settings)
+        if pairs.every:
+            exact = Exact(force=True).estimate(game, progress=progress)
+            return Estimate(exact.values, torch.zeros_like(exact.values), exact.evaluations, settings)
         _refuse_whole_numbers(game)
         plain = torch.autocast(game.device.type, enabled=False)
+        if pairs.count * pairs.n <= game.memory // KEPT:
+            pairs.keep()
         bar = tqdm(total=game.batch * pairs.count, desc="gradients", unit="pair", disable=not progress)
         values = torch.empty(game.batch, game.targets.count, pairs.n, dtype=torch.float64, device=game.device)
         errors = torch.empty_like(values)
@@ -120,28 +131,33 @@ class VertexGradients(Estimator):
 
 
 class _Pairs:
-    """Coalitions S that stand for {S, N - S}, their weights, and which of `behind` rows of a background they go with: all
-    where there are no more than `wanted`, else drawn.
+    """Drawn coalitions S that stand for {S, N - S}, their weights, and which of `behind` rows of a background they go with.
 
-    Everything is on the CPU whatever the default device, so that a seed means the same coalitions everywhere.
+    `every` says that there are no more than `wanted`; then none needs to be drawn. Everything is on the CPU whatever the
+    default device, so that a seed means the same coalitions everywhere.
     """
 
     def __init__(self, n: int, wanted: int, seed: int, behind: int = 1) -> None:
         self.n, self.seed, self.behind = n, seed, behind
-        every = (2 ** (n - 1) - 1) * behind
-        self.every = every <= wanted
-        self.count = every if self.every else wanted
+        self.every = (2 ** (n - 1) - 1) * behind <= wanted
+        self.count = wanted
+        self._kept: tuple[Tensor, Tensor] | None = None
+
+    def keep(self) -> None:
+        """Draw once, and keep what was drawn, a byte for each pair and player."""
+        self._kept = next(self._drawn(self.count))
 
     def chunks(self, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Coalitions (G, n), weights (G, n) float64 and rows of the background (G,), `size` at a time; the same however they
         are grouped."""
+        parts = self._drawn(size) if self._kept is None else zip(*(part.split(size) for part in self._kept), strict=True)
+        for coalitions, drawn in parts:
+            members = coalitions.sum(1, keepdim=True)
+            own = torch.where(coalitions, members, self.n - members).double()
+            yield coalitions, ((self.n - own) / own).sqrt(), drawn
+
+    def _drawn(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         numbers = torch.arange(1, self.count + 1, device="cpu")
-        if self.every:  # the last player is in the complement
-            bits = torch.arange(self.n, device="cpu")
-            for some in (numbers - 1).split(size):
-                coalitions, weights = self._weighted(((some // self.behind + 1).unsqueeze(1) >> bits) & 1 == 1)
-                yield coalitions, weights / self.behind, some % self.behind
-            return
         generator = stream(self.seed, audit=False)
         draws = in_turn(self.behind, generator) if self.behind > 1 else repeat(0)
         places = torch.rand(self.count, dtype=torch.float64, generator=generator, device="cpu")
@@ -151,7 +167,7 @@ class _Pairs:
             for pair, (coalition, members) in enumerate(zip(coalitions, some.tolist(), strict=True)):
                 drawn[pair] = next(draws)
                 coalition[torch.randperm(self.n, generator=generator, device="cpu")[:members]] = True
-            yield *self._weighted(coalitions), drawn
+            yield coalitions, drawn
 
     def _sizes(self, places: Tensor) -> Tensor:
         """Sizes from 1 to n/2 at these places, 0 to 1, of their distribution function."""
@@ -160,14 +176,6 @@ class _Pairs:
         law[-1] /= 1 + (self.n % 2 == 0)  # of n/2, size and complement are one size
         reached = law.cumsum(0) / law.sum()
         return 1 + torch.searchsorted(reached, places).clamp(max=len(sizes) - 1)
-
-    def _weighted(self, coalitions: Tensor) -> tuple[Tensor, Tensor]:
-        size = coalitions.sum(1, keepdim=True)
-        own = torch.where(coalitions, size, self.n - size).double()
-        if self.every:
-            ways = [math.comb(self.n, int(s)) for s in size]
-            return coalitions, 1 / (own * torch.tensor(ways, dtype=torch.float64, device="cpu").unsqueeze(1))
-        return coalitions, ((self.n - own) / own).sqrt()
 
 
 class _Sums:
@@ -201,8 +209,6 @@ class _Sums:
         inner = (pairs.n - 1) / pairs.n  # the weight of all pairs but {nobody, everybody}
         mean = self.first / self.weight
         values = self.ends + inner * mean
-        if pairs.every:
-            return values, torch.zeros_like(values)
         squares = (self.square - 2 * mean * self.cross + mean.square() * self.leverage).clamp(min=0)
         return values, inner * ((pairs.count - 1) / pairs.count * squares).sqrt() / self.weight
 

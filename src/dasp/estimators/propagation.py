@@ -44,18 +44,20 @@ class Propagation(Estimator):
     distribution of q, with the Gauss or Lobatto rule of that; one node for the Banzhaf value.
 
     Attributes:
-        nodes: number of quadrature nodes, at least 1 (Lobatto: at least 2, both ends among them); None chooses for Legendre
-            4, for Lobatto 5 where no player is enumerated, else 4, or 3 where the network has attention, whose rules are off
-            by more than a node less costs; 3 against a background.
+        nodes: number of quadrature nodes, at least 1 (Lobatto: at least 2, both ends among them); None chooses what is exact
+            where all players are enumerated, else for Legendre 4, for Lobatto 5 where no player is enumerated, else 4, or 3
+            where the network has attention, whose rules are off by more than a node less costs; 3 against a background.
         rule: "legendre" (Gauss), or "lobatto", whose two ends are exact and cost 2 n plain evaluations a row; None chooses
             Lobatto for up to 64 players and one baseline; against a background the ends are means over all of its rows.
         rank: factors that carry covariance: 0 for none, "full" for one a player, a number for an active subspace of that
             size; None chooses "full" for up to 64 players, then 64, then 0 from 4,097 players on, less if the memory bound
             asks for it.
-        mixture: number h of players whose 2^h states are enumerated instead of approximated; n of them is exact. Taken are
-            those with the largest steps at both ends (from the mean of a background); players that are tied with one who is
-            not taken are left out, so that equal players stay equal. Each target has its own; targets with others than the
-            rest take as many passes again. None chooses, with full rank and Lobatto, one of up to 32 players (all of up to 6
+        mixture: number h of players whose 2^h states are enumerated instead of approximated. All n of them are exact with
+            one baseline, where the nodes are enough: n/2 for Legendre, n/2 + 1 for Lobatto, rounded up, as nodes=None takes
+            then; with fewer the integral over q is approximate. Of fewer players those with the largest steps at both ends
+            (from the mean of a background) are taken; players that are tied with one who is not taken are left out, so that
+            equal players stay equal. Each target has its own; targets with others than the rest take as many passes again.
+            None chooses, with full rank and Lobatto, one of up to 32 players (all of up to 6
             where nothing else is chosen), else 0.
         condition: whether nonlinearities condition on the player that dominates an element; needs rank "full"; None
             conditions where it can.

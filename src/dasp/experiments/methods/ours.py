@@ -42,7 +42,7 @@ class Ours:
             values = result.per_player[:, 0].double().numpy()
             ranks = [some.get("rank", 0) for some in (result.settings, result.settings.get("prior") or {})]
             gradients: float = sum(SAMPLES_PER_DIRECTION * rank for rank in ranks if isinstance(rank, int))  # counted once
-            if isinstance(estimator, VertexGradients):
+            if isinstance(estimator, VertexGradients) and not result.settings["exact"]:
                 gradients = result.evaluations
             evaluations = result.evaluations + gradients
             return Outcome(values, evaluations, result.propagations, float(result.gap.abs().median()))
