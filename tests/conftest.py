@@ -22,6 +22,12 @@ def paper_data() -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _own_random_numbers() -> None:
+    """Weights of a network that a test builds do not hang on which tests ran before it."""
+    torch.manual_seed(0)
+
+
 def pytest_collection_finish() -> None:
     """What is loaded by now stays, and captures make much that lives long: looking for garbage took a fifth of the time."""
     gc.collect()
