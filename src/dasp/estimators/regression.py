@@ -49,7 +49,7 @@ class Regression(Estimator):
     A prior is n further observations, off by an error that is found with the rest: its relative size has a half-Cauchy
     distribution around 2 % before anything is seen, and is averaged over. So a good prior stays as it is until the sample
     knows better, and a bad one is soon forgotten. Of several priors the mean is taken, row by row, each weighted by the inverse
-    square of the error that the pairs find in it.
+    square of the error that the pairs find in it; few pairs do not tell them apart, so give priors that are about as good.
 
     Players whose elements are all at the baseline add nothing and are left out of the game. The values add up to output -
     base value by construction: the gap is rounding, and says nothing about the error. Standard errors are those of the
