@@ -65,6 +65,7 @@ ORDER = (
     "shap",
     "axioms",
     "plots",
+    "report",
     "experiments",
     "cli",
 )
