@@ -187,15 +187,29 @@ function buildTable(changed, opened) {
   table.on("tableBuilt", () => afterRender());
   table.on("dataFiltered", (filters, rows) => changed(rows.map((row) => row.getData().id)));
   table.on("dataSorted", (sorters, rows) => { shownLines = rows.map((row) => row.getData().id); });
-  table.on("renderComplete", afterRender);
+  table.on("renderComplete", () => {
+    afterRender();
+    keepFocus();
+  });
   table.on("scrollVertical", afterRender);
   table.on("rowClick", (event, row) => opened(row.getData().id));
   const place = document.getElementById("table");
   place.addEventListener("keydown", (event) => onKey(event, opened));
   place.addEventListener("focusin", (event) => {
     const row = event.target.closest(".tabulator-row");
-    if (row && row === event.target) setCurrent(row);
+    focusedLine = row && row === event.target ? Number(row.dataset.line) : null;
+    if (focusedLine !== null) setCurrent(row);
   });
+  document.addEventListener("pointerdown", () => { focusedLine = null; });
+}
+
+let focusedLine = null;
+
+/** When all rows are drawn again, as after a change of width, the focus goes back to the row that had it. */
+function keepFocus() {
+  if (focusedLine === null || document.activeElement !== document.body) return;
+  const row = document.querySelector(`#table .tabulator-row[data-line="${focusedLine}"]`);
+  if (row) row.focus({ preventScroll: true });
 }
 
 /** One row takes part in tabbing: the one last looked at, or the first that is drawn. */
@@ -210,7 +224,7 @@ function afterRender() {
   if (rows.length && !rows.some((row) => row.tabIndex === 0)) rows[0].tabIndex = 0;
   place.setAttribute("aria-label", "Rows and their contributions");
   place.setAttribute("aria-rowcount", String(shownLines.length + 1));
-  place.querySelector(".tabulator-tableholder")?.setAttribute("aria-label", "Rows");
+  place.querySelector(".tabulator-tableholder")?.removeAttribute("tabindex"); // its rows take the focus
   for (const row of rows) row.setAttribute("aria-rowindex", String(table.getRow(Number(row.dataset.line)).getPosition() + 1));
 }
 
@@ -229,11 +243,18 @@ function onKey(event, opened) {
   event.preventDefault();
 }
 
+/** Scrolls no more than is needed: Tabulator's own way draws all rows again, and the focus is lost with them. */
 async function focusAt(position) {
   const row = table.getRowFromPosition(position);
   if (!row) return;
-  await table.scrollToRow(row, "nearest", false).catch(() => {});
-  row.getElement().focus({ preventScroll: true });
+  const holder = document.querySelector("#table .tabulator-tableholder");
+  const height = holder.querySelector(".tabulator-row").offsetHeight, room = holder.clientHeight;
+  const top = (position - 1) * height;
+  if (top < holder.scrollTop) holder.scrollTop = top;
+  else if (top + height > holder.scrollTop + room) holder.scrollTop = top + height - room;
+  const element = row.getElement();
+  for (let frame = 0; frame < 30 && !element.isConnected; frame++) await new Promise(requestAnimationFrame);
+  element.focus({ preventScroll: true });
 }
 
 /** Back to a row of the table, where the filters leave it. */
@@ -268,7 +289,7 @@ function buildChooser() {
         }
         sayColumns();
       });
-      return make("label", {}, box, make("span", { class: "note" }, kinds.length > 1 ? word : ""), make("bdi", {}, content.names[player]));
+      return make("label", {}, box, make("span", { class: "note" }, kinds.length > 1 ? word + " " : ""), make("bdi", {}, content.names[player]));
     })));
     said.textContent = found.length > 100 ? `The first 100 of ${found.length.toLocaleString("en")}, by importance; type to find others.` : "";
   };
