@@ -218,8 +218,11 @@ def test_patches_of_a_file_find_their_pixels_by_the_option_that_made_them() -> N
     found = of_patches(grid, "grid:3x2", (1, 5, 4))
     assert found is not None
     assert found.owners[0].tolist() == [[0, 0, 1, 1]] * 3 + [[2, 2, 3, 3]] * 2
-    for spec in (None, "grid:2x2", "../../mask.npy", "grid:0x0", 7):
+    for spec in (None, "grid:2x2", "../../mask.npy", "grid:0x0", 7):  # 5 pixels are two patches of 3 or of 4
         assert of_patches(grid, spec, (1, 5, 4)) is None
+    only = of_patches(grid, None, (3, 3))
+    assert only is not None
+    assert only.owners[0].tolist() == [[0, 0, 1]] * 2 + [[2, 2, 3]]
 
 
 def test_images_go_under_the_patches_of_a_file(tmp_path: Path) -> None:
@@ -230,6 +233,7 @@ def test_images_go_under_the_patches_of_a_file(tmp_path: Path) -> None:
     assert held["grid"] == {"layers": 1, "height": 4, "width": 4}
     assert held["arrays"]["pictures"].reshape(3, 16)[0].tolist() == [17 * i for i in range(16)]
     path = write_table(tmp_path / "v.parquet", table(3, names))
+    np.save(tmp_path / "rows.npy", np.zeros((3, 7, 7)))
     held = page_of(path, tmp_path, rows=tmp_path / "rows.npy")
     assert "not known which pixels belong to which patch" in said(held)
 

@@ -59,13 +59,22 @@ def of_names(names: Sequence[str]) -> Grid | None:
 
 
 def of_patches(grid: Grid, spec: object, shape: tuple[int, ...]) -> Grid | None:
-    """The pixels of an input of `shape` for a grid of patches, by the text of `--players`; None where it does not say so."""
-    found = _PATCHES.fullmatch(spec) if isinstance(spec, str) else None
-    if found is None or len(shape) not in (2, 3) or not int(found[1]) * int(found[2]):
+    """The pixels of an input of `shape` for a grid of patches, by the text of `--players`, or where patches of a single size
+    make such a grid; None where neither tells.
+    """
+    if len(shape) not in (2, 3):
         return None
-    labels = patches(int(found[1]), int(found[2])).label(shape)[0].numpy()
-    fits = int(labels.max()) + 1 == grid.size[0] * grid.size[1]
-    return of_labels(labels) if fits else None
+    found = _PATCHES.fullmatch(spec) if isinstance(spec, str) else None
+    fitting = [_sizes(pixels, cells) for pixels, cells in zip(shape[-2:], grid.size, strict=True)]
+    asked = (int(found[1]), int(found[2])) if found else tuple(sizes[0] for sizes in fitting if len(sizes) == 1)
+    if len(asked) < 2 or any(size not in sizes for size, sizes in zip(asked, fitting, strict=True)):
+        return None
+    return of_labels(patches(*asked).label(shape)[0].numpy())
+
+
+def _sizes(pixels: int, cells: int) -> list[int]:
+    """The sizes of patches of which `cells` cover this many pixels."""
+    return [size for size in range(1, pixels + 1) if -(-pixels // size) == cells]
 
 
 def grey(images: Array) -> Array:

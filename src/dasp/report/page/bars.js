@@ -27,13 +27,22 @@ function stepsOf(line, shown) {
   return { steps, base, output, low: Math.min(base, output, ...steps.map((s) => s.to)), high: Math.max(base, output, ...steps.map((s) => s.to)) };
 }
 
+/** The ends of a scale that holds all these lines, and the room for their names and numbers. */
+function frameOf(lines, shown, width) {
+  const all = lines.map((line) => stepsOf(line, shown)), steps = all.flatMap((one) => one.steps);
+  return {
+    start: Math.min(...all.map((one) => one.low)),
+    stop: Math.max(...all.map((one) => one.high)),
+    left: namesWidth(steps.map((step) => step.name), width),
+    pad: Math.max(...steps.map((step) => widthOf(signed(step.length)))) + 10, // for the number beside a bar
+  };
+}
+
 /** Steps from the base value, at the bottom, to the output. */
-function waterfall(line, shown, width, ends = null) {
-  const { steps, base, output, low, high } = stepsOf(line, shown);
-  const [start, stop] = ends || [low, high];
-  const left = namesWidth(steps.map((step) => step.name), width);
-  const pad = width < 420 ? 40 : 52;
-  const scale = (number) => left + pad + ((number - start) / (stop - start || 1)) * (width - left - 2 * pad);
+function waterfall(line, shown, width, frame = frameOf([line], shown, width)) {
+  const { steps, base, output } = stepsOf(line, shown);
+  const { start, stop, left, pad } = frame;
+  const scale = (number) => left + 8 + ((number - start) / (stop - start || 1)) * (width - left - 8 - pad);
   const height = steps.length * LINE + 44;
   const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": told(line, shown, base, output) });
   const bottom = steps.length * LINE + 8;
@@ -69,7 +78,7 @@ function namesWidth(names, width) {
 function signedBars(names, lengths, width, words) {
   const left = namesWidth(names, width);
   const most = Math.max(...lengths.map(Math.abs)) || 1;
-  const middle = left + (width - left) / 2, half = (width - left) / 2 - 56;
+  const middle = left + (width - left) / 2, half = (width - left) / 2 - Math.max(...lengths.map((one) => widthOf(signed(one)))) - 10;
   const height = names.length * LINE + 8;
   const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": words });
   svg.append(draw("line", { x1: middle, x2: middle, y1: 0, y2: height, class: "guide" }));

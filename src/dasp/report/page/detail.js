@@ -51,7 +51,7 @@ function facts(line) {
 function numbersOf(line, order) {
   const errors = numbers("errors");
   const head = ["feature", ...(data ? ["held"] : []), "contribution", ...(errors ? ["standard error"] : [])];
-  return tableOf(`All ${counted(players, "contribution")} as a table`, head, () => order.map((player) => [
+  return tableOf(listed(players, "contribution"), head, () => order.slice(0, LISTED).map((player) => [
     content.tokens ? playerName(line, player) : content.names[player], ...(data ? [short(held(line, player), 5)] : []), signed(value(line, player)),
     ...(errors ? [short(errors[line * players + player])] : []),
   ]));
@@ -70,14 +70,13 @@ function showPair() {
   const body = document.getElementById("detail-body");
   if (!dialog.open) dialog.showModal();
   const together = ordered((player) => Math.max(Math.abs(value(first, player)), Math.abs(value(second, player)))).slice(0, steps);
-  const both = [first, second].map((line) => stepsOf(line, together));
-  const ends = [Math.min(...both.map((one) => one.low)), Math.max(...both.map((one) => one.high))];
   const room = roomIn(body), width = room > 640 ? (body.clientWidth - 24) / 2 : room;
+  const frame = frameOf([first, second], together, width);
   const images = content.grid ? [first, second].map((line) => pixelsOf((player) => value(line, player))) : [];
   const limit = Math.max(...images.map(largest), 0);
   const side = (line, place) => make("section", { class: "side" }, make("h3", {}, capital(lineName(line))), facts(line),
     ...(content.grid ? [heat(images[place], imageOf(line), limit, `Contributions of ${lineName(line)} as an image`)] : []),
-    waterfall(line, together, width, ends));
+    waterfall(line, together, width, frame));
   const apart = (player) => value(second, player) - value(first, player);
   const order = ordered((player) => Math.abs(apart(player)));
   const few = order.slice(0, steps);
@@ -89,7 +88,7 @@ function showPair() {
     make("h3", {}, `Differences: ${lineName(second)} less ${lineName(first)}`),
     make("div", { class: "plot" }, signedBars(few.map((player) => content.names[player]), few.map(apart), room, words)),
     stepChooser(showPair),
-    tableOf(`All ${counted(players, "difference")} as a table`, head, () => order.map((player) => [
+    tableOf(listed(players, "difference"), head, () => order.slice(0, LISTED).map((player) => [
       content.names[player], ...(data ? [first, second].map((line) => short(held(line, player), 5)) : []),
       signed(value(first, player)), signed(value(second, player)), signed(apart(player)),
     ])),

@@ -72,6 +72,11 @@ function ticks(low, high) {
   return found;
 }
 
+const LISTED = 1000; // lines of a table of numbers
+
+/** What a table of some things is called, which has an end. */
+const listed = (count, noun) => (count > LISTED ? `The ${LISTED.toLocaleString("en")} largest of ${counted(count, noun)} as a table` : `All ${counted(count, noun)} as a table`);
+
 /** A table of texts; numbers to the right. The body is made when it is first looked at. */
 function tableOf(summary, head, lines) {
   const details = make("details", { class: "numbers" }, make("summary", {}, summary));

@@ -34,7 +34,7 @@ const largest = (pixels) => pixels.reduce((most, one) => Math.max(most, Math.abs
 /** A canvas with pixels in colour; opacity grows with the square root of the magnitude, as in the package's own plot. */
 function heat(pixels, image, limit, words) {
   const { height, width } = content.grid;
-  const scale = Math.max(1, Math.floor(320 / Math.max(height, width)));
+  const side = Math.max(height, width), scale = side > 160 ? 320 / side : Math.floor(320 / side);
   const canvas = make("canvas", { width, height, class: "heat", role: "img", "aria-label": words });
   canvas.style.width = `${scale * width}px`;
   const context = canvas.getContext("2d");

@@ -44,7 +44,7 @@ function fillImportance(lines, filtered) {
     return;
   }
   place.replaceChildren(importance(shown, sizes, lines, Math.max(280, place.clientWidth)),
-    tableOf(`All ${counted(players, "feature")} as a table`, ["feature", "mean |contribution|"], () => order.map((player) => [content.names[player], short(sizes[player])])));
+    tableOf(listed(players, "feature"), ["feature", "mean |contribution|"], () => order.slice(0, LISTED).map((player) => [content.names[player], short(sizes[player])])));
 }
 
 function meanSizes(lines) {

@@ -13,15 +13,13 @@ class Line {
   }
 }
 
-function field(name, read) {
+/** What a field of a line reads: a column of the page, or what a player contributes (v3) or held (x3). */
+function defineField(name) {
+  if (name in Line.prototype) return;
+  const player = Number(name.slice(1));
+  const read = columns.has(name) ? (line) => cell(name, line) : name[0] === "v" ? (line) => value(line, player) : (line) => held(line, player);
   // Tabulator writes back what it read when it draws a cell.
   Object.defineProperty(Line.prototype, name, { get() { return read(this.id); }, set() {} });
-}
-
-for (const name of columns.keys()) field(name, (line) => cell(name, line));
-for (let player = 0; player < players; player++) {
-  field("v" + player, (line) => value(line, player));
-  field("x" + player, (line) => held(line, player));
 }
 
 const shownNumber = (name) => (name in LABELS && SHARES.has(name) ? percent : (number) => short(number, name === "sample" ? 17 : 4));
@@ -29,6 +27,7 @@ const shownNumber = (name) => (name in LABELS && SHARES.has(name) ? percent : (n
 /** The test that a filter's text asks for, or null where it is not understood. */
 function testOf(text, isText, show) {
   const asked = text.trim().toLowerCase();
+  if (isText && asked[0] === "=") return (found) => found.toLowerCase() === asked.slice(1).trim();
   if (isText) return (found) => found.toLowerCase().includes(asked);
   const compared = /^(<=|>=|<|>|=)\s*(-?[\d.]+(?:e[+-]?\d+)?)\s*(%?)$/.exec(asked);
   const between = /^(-?[\d.]+(?:e[+-]?\d+)?)\s*(%?)\s*\.\.\s*(-?[\d.]+(?:e[+-]?\d+)?)\s*(%?)$/.exec(asked);
@@ -72,21 +71,24 @@ function filterInput(name, title, done) {
   return input;
 }
 
+const texts = new Intl.Collator("en", { numeric: true }); // 2 before 10
+
 function column(name, title, more = {}) {
   const isText = Boolean(columns.get(name)?.levels);
   const show = shownNumber(name);
+  defineField(name);
   return {
     field: name,
     title: name, // never shown: what is, is made below
     titleFormatter: () => make("button", { type: "button", class: "head", title, tabindex: "0" }, title),
-    sorter: isText ? (a, b) => (a < b ? -1 : a > b ? 1 : 0) : (a, b) => a - b,
+    sorter: isText ? (a, b) => texts.compare(a, b) : (a, b) => a - b,
     headerSortStartingDir: isText || name === "sample" ? "asc" : "desc",
     headerFilter: (found, rendered, success) => filterInput(name, title, success),
     headerFilterLiveFilter: false,
     headerFilterFunc: (text, found) => filterTest(name, text)(found),
     formatter: (found) => document.createTextNode(isText ? found.getValue() : show(found.getValue())),
     hozAlign: isText ? "left" : "right",
-    width: Math.min(240, Math.max(86, 1.1 * widthOf(title.slice(0, 60)) + 36, isText ? textWidth(name) : 0)), // not measured by drawing
+    width: Math.min(240, Math.max(86, 1.15 * widthOf(title.slice(0, 60)) + 44, isText ? textWidth(name) : 0)), // not measured by drawing
     ...more,
   };
 }
