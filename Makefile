@@ -37,7 +37,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2
 
 report-test: $(STAMP)
-	$(PY) -m pip install --quiet -c constraints.txt playwright
+	$(PY) -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[browser]'
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -s tests/test_report_browser.py
 
 bench: $(STAMP)

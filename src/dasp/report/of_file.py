@@ -176,11 +176,8 @@ def _about(found: Attributions, total: int) -> tuple[tuple[str, str], ...]:
     entries += [("Number of players", f"{len(found.layout.names):,}")]
     if not about:
         return told([*entries, ("Settings", "the file does not say how it was made")])
-    for name, word in _WORDS.items():
-        value = run.get(name) if isinstance(run, dict) else None
-        if name == "settings" and isinstance(about.get("settings"), dict):
-            value = about["settings"].get("settings", about["settings"]) if "run" in about else about["settings"]
-        if name in ("columns", "semivalue") and value in (None, "None"):
-            continue
-        entries.append((word, value))
+    known: dict[str, Any] = dict(run) if isinstance(run, dict) else {}
+    if "run" in about and isinstance(about.get("settings"), dict):  # what the method came to
+        known |= {name: about["settings"].get(name) for name in ("method", "settings")}
+    entries += [(word, known.get(name)) for name, word in _WORDS.items() if known.get(name) != "None"]
     return told(entries)

@@ -107,9 +107,7 @@ function watchDialog() {
   on("next", () => step(1));
   on("mark", () => { mark(open); showLine(open); });
   on("compare", showPair);
-  let last = null;
-  new MutationObserver(() => { if (open !== null) last = open; }).observe(document.getElementById("detail-head"), { childList: true });
-  dialog.addEventListener("close", () => (open === null ? document.getElementById("compare").focus() : focusLine(last ?? open)));
+  dialog.addEventListener("close", () => (open === null ? document.getElementById("compare").focus() : focusLine(open)));
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
   dialog.addEventListener("keydown", (event) => {
     if (event.target.matches("input, select, canvas") || event.altKey || event.ctrlKey || event.metaKey) return;

@@ -97,7 +97,7 @@ function column(name, title, more = {}) {
 function textWidth(name) {
   const levels = columns.get(name).levels;
   const step = Math.ceil(levels.length / 100);
-  return Math.max(...levels.filter((_, i) => i % step === 0).map((text) => widthOf(text.slice(0, 60)))) + 18;
+  return Math.max(...levels.filter((_, i) => i % step === 0).map((text) => widthOf(text.slice(0, 60)))) * 1.05 + 20;
 }
 
 let tintScale = 1;
