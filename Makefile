@@ -4,11 +4,12 @@ VENV := $(if $(wildcard .venv/bin/python),.venv,$(or $(VIRTUAL_ENV),.venv))
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.dasp-installed
 
-.PHONY: help explain picture test lint bench paper audit clean
+.PHONY: help explain picture test report-test lint bench paper audit clean
 
 help:
 	@echo "make explain   train a small CNN on the handwritten digits, explain 100 images, print measured errors"
 	@echo "make test      ruff, strict types and all tests"
+	@echo "make report-test  report pages in Chromium, which must be installed (DASP_CHROMIUM names it, if not on the path)"
 	@echo "make lint      ruff and strict types only"
 	@echo "make bench     measure every method on the data of the paper, and put the figures into README.md"
 	@echo "make paper     run the three experiments of the paper, and write docs/paper.md from what they measured"
@@ -34,6 +35,10 @@ lint: $(STAMP)
 
 test: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2
+
+report-test: $(STAMP)
+	$(PY) -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[browser]'
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -s tests/test_report_browser.py
 
 bench: $(STAMP)
 	$(VENV)/bin/dasp reproduce parkinson mnist

@@ -59,7 +59,7 @@ def test_links_and_pictures_exist(page: str) -> None:
 
 def test_command_lines_have_options_that_exist() -> None:
     shown = re.findall(r"^\$ dasp (\w+) (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert {name for name, _ in shown} == {"explain", "check", "reproduce"}
+    assert {name for name, _ in shown} == {"explain", "check", "report", "reproduce"}
     for name, rest in shown:
         cli.commands[name].make_context(name, shlex.split(rest, comments=True))
 

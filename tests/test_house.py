@@ -66,6 +66,7 @@ ORDER = (
     "shap",
     "axioms",
     "plots",
+    "report",
     "experiments",
     "cli",
 )

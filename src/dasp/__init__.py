@@ -8,6 +8,7 @@ from . import batch as batch
 from . import huggingface as huggingface
 from . import players as players
 from . import plots as plots
+from . import report as report
 from .attribution import Attribution as Attribution
 from .audit import Audit as Audit
 from .background import PerRow as PerRow

@@ -1,4 +1,4 @@
-"""The command line: `dasp explain`, `dasp check`, `dasp reproduce`. Thin: files in, the library, files out."""
+"""The command line: `dasp explain`, `dasp report`, `dasp check`, `dasp reproduce`. Thin: files in, the library, files out."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from .check_command import check
 from .errors import DaspError, MissingRuleError
 from .experiments.command import reproduce
 from .explain_command import explain
+from .report.command import report
 
 _AT_ONCE = 1.0  # seconds between two signals that are one
 _WITHOUT_RULES = "on the command line: --method permutation or --method exact"
@@ -30,6 +31,7 @@ def cli() -> None:
 
 cli.add_command(check)
 cli.add_command(explain)
+cli.add_command(report)
 cli.add_command(reproduce)
 
 
