@@ -126,7 +126,8 @@ def public_names() -> list[str]:
 
 def test_every_public_name_is_in_the_reference() -> None:
     text = "\n".join(path.read_text() for path in (DOCS / "reference").glob("*.md"))
-    shown = re.findall(r"^::: (\S+)$", text, re.MULTILINE)
+    found = re.findall(r"^::: (\S+)\n(?:    options: \{ heading: ([\w.]+))?", text, re.MULTILINE)
+    shown = [heading or name for name, heading in found]
     assert len(shown) == len(set(shown))
     missing = [name for name in public_names() if name not in shown and f"`{name}`" not in text]
     assert [name for name in missing if name not in INNER] == []
@@ -203,6 +204,8 @@ def test_the_site_is_built_without_warnings_and_loads_nothing(tmp_path: Path) ->
     assert "<math" in (tmp_path / "mathematics.html").read_text()
     reference = (tmp_path / "reference" / "explaining.html").read_text()
     assert 'id="dasp.Explainer.__call__"' in reference
+    # A function whose file has its name would be taken for the file.
+    assert [page.name for page in (tmp_path / "reference").glob("*.html") if "doc-module" in page.read_text()] == []
 
 
 def test_faults_of_a_site_are_found(tmp_path: Path) -> None:
@@ -213,3 +216,13 @@ def test_faults_of_a_site_are_found(tmp_path: Path) -> None:
     found, outside = links.faults(tmp_path)
     assert len(found) == 4
     assert outside == {"https://x.example", "https://cdn.example/x.js"}
+
+
+@pytest.mark.parametrize("page", ["comparison.md", "choose.md"])
+def test_figures_that_are_quoted_stand_where_they_were_measured(page: str) -> None:
+    text = (DOCS / page).read_text().split("## What goes wrong elsewhere")[0]
+    places = ("README.md", "docs/frontier.md", "docs/architectures.md", "docs/paper.md")
+    measured = "".join((ROOT / name).read_text() for name in places)
+    quoted = re.findall(r"\b[01]\.\d{3}\b|\b\d+,\d{3}\b", text)
+    assert len(quoted) > 8
+    assert [figure for figure in quoted if figure not in measured] == []
