@@ -4,13 +4,15 @@ VENV := $(if $(wildcard .venv/bin/python),.venv,$(or $(VIRTUAL_ENV),.venv))
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.dasp-installed
 
-.PHONY: help explain picture test report-test lint bench paper audit clean
+.PHONY: help explain picture test report-test lint docs newcomer bench paper audit clean
 
 help:
 	@echo "make explain   train a small CNN on the handwritten digits, explain 100 images, print measured errors"
 	@echo "make test      ruff, strict types and all tests"
 	@echo "make report-test  report pages in Chromium, which must be installed (DASP_CHROMIUM names it, if not on the path)"
 	@echo "make lint      ruff and strict types only"
+	@echo "make docs      run the pages of the documentation, build it into out/site, and check every link"
+	@echo "make newcomer  the five tasks of its first page, each in a clean environment, with the time to a picture"
 	@echo "make bench     measure every method on the data of the paper, and put the figures into README.md"
 	@echo "make paper     run the three experiments of the paper, and write docs/paper.md from what they measured"
 	@echo "make audit     look the pinned packages up in PyPI's advisories; a package that cannot be looked up is an error"
@@ -39,6 +41,14 @@ test: lint
 report-test: $(STAMP)
 	$(PY) -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[browser]'
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -s tests/test_report_browser.py
+
+docs: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) website/pages.py --check
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+	$(PY) website/links.py out/site
+
+newcomer: $(STAMP)
+	$(PY) benchmarks/newcomer.py
 
 bench: $(STAMP)
 	$(VENV)/bin/dasp reproduce parkinson mnist
