@@ -46,11 +46,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.only:
-        run(json.loads(options.only), options.folder)
+        run(json.loads(options.only), options.folder, options.data)
         return
     options.folder.mkdir(parents=True, exist_ok=True)
     problem = frontier.network("parkinson", JUDGED, options.folder, options.data)
-    torch.save(problem.model, options.folder / "model.pt")
     rows, truth = problem.inputs.numpy(), np.asarray(problem.truth)
     noise = np.random.default_rng(SEED).normal(scale=0.05, size=(options.rows, rows.shape[1]))
     many = (np.resize(rows, noise.shape) + noise * rows.std(0)).astype(rows.dtype)
@@ -75,7 +74,7 @@ def main() -> None:
         contenders.append({"name": f"{name}, {amount:,} {unit}", "peer": name, "amount": amount, "error": found})
     for one in contenders:
         source = "sample.parquet" if "peer" in one else "rows.parquet"
-        seconds, count, peak = beside({**one, "source": source}, options.folder)
+        seconds, count, peak = beside({**one, "source": source}, options.folder, options.data)
         print(
             f"{one['name']}: error {one.get('error', wanted):.3f}, {count / seconds:,.1f} rows/s on {count:,} rows, "
             f"{options.rows / (count / seconds):,.0f} s for {options.rows:,}, {peak / 2**20:,.0f} MiB",
@@ -112,9 +111,9 @@ PEERS: dict[str, Callable[[torch.nn.Module, torch.Tensor, int], np.ndarray]] = {
 }  # fmt: skip
 
 
-def run(one: dict[str, Any], folder: Path) -> None:
+def run(one: dict[str, Any], folder: Path, data: Path | None) -> None:
     """Explain the rows of a file into another; what starts once is not timed."""
-    model = torch.load(folder / "model.pt", weights_only=False)  # written above, by this script
+    model = frontier.network("parkinson", JUDGED, folder, data).model
     source, out = folder / one["source"], folder / "values"
     shutil.rmtree(out, ignore_errors=True)
     if "peer" not in one:
@@ -132,9 +131,10 @@ def run(one: dict[str, Any], folder: Path) -> None:
     print(json.dumps({"seconds": time.perf_counter() - start, "rows": pq.read_metadata(source).num_rows}))
 
 
-def beside(one: dict[str, Any], folder: Path) -> tuple[float, int, int]:
+def beside(one: dict[str, Any], folder: Path, data: Path | None) -> tuple[float, int, int]:
     """Seconds, rows and the peak of memory of a contender in a process of its own."""
     command = [sys.executable, __file__, "--folder", str(folder), "--only", json.dumps(one)]
+    command += [] if data is None else ["--data", str(data)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     peaks = [0]
 

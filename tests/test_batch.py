@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -764,3 +765,83 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+
+
+def test_players_whose_columns_would_be_one_are_refused(model: Voices, voices: Any, tmp_path: Path) -> None:
+    names = [f"x{place}" for place in range(18)]
+    x = voices[1].astype(np.float32)
+    for column in ("ended", "measured_bound", "audit_low", "sample"):
+        write_parquet(tmp_path / "r.parquet", [*names[:3], column, *names[4:]], x)
+        with pytest.raises(dasp.InputError, match=f"'{column}' is the name of a result column"):
+            dasp.batch.explain(dasp.Explainer(model, 0.0), tmp_path / "r.parquet", tmp_path / "out", target=0)
+    labels = (torch.arange(18) % 2,)
+    np.save(tmp_path / "r.npy", x)
+    for twice in (("a b", "a,b"), ("gap", "rest")):
+        players = dasp.game.Players(labels, 2, True, twice)
+        with pytest.raises(dasp.InputError, match=r"players: the feature name"):
+            dasp.batch.explain(dasp.Explainer(model, 0.0, players=players), tmp_path / "r.npy", tmp_path / "out", target=0)
+
+
+def test_a_run_knows_plain_attributes_and_names_of_players(model: Voices, voices: Any, tmp_path: Path) -> None:
+    class Scaled(torch.nn.Module):
+        def __init__(self, scale: float) -> None:
+            super().__init__()
+            self.inner, self.scale = model, scale
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(x) * self.scale
+
+    np.save(tmp_path / "r.npy", voices[1].astype(np.float32))
+    for name, first, second in (
+        ("model", {"model": Scaled(1.0)}, {"model": Scaled(2.0)}),
+        ("players", {"names": ("a", "b")}, {"names": ("b", "a")}),
+    ):
+        out = tmp_path / name
+        for options, fails in ((first, False), (second, True)):
+            players = dasp.game.Players((torch.arange(18) % 2,), 2, True, options.get("names", ("a", "b")))
+            explainer = dasp.Explainer(options.get("model", model), 0.0, method=dasp.Propagation(rank=0), players=players)
+            with pytest.raises(dasp.OutputFileError, match=f"whose {name}") if fails else contextlib.nullcontext():
+                dasp.batch.explain(explainer, tmp_path / "r.npy", out, target=0, progress=False)
+
+
+def test_whole_numbers_that_a_table_rounds_are_bad_rows(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Embedding(5, 3), torch.nn.Flatten(), torch.nn.Linear(6, 1))
+    (tmp_path / "ids.csv").write_text("a,b\n1,2\n9007199254740993,1\n3,4\n")
+    explainer = dasp.Explainer(model, torch.zeros(2, dtype=torch.long), players=dasp.players.tokens(), method=dasp.Exact())
+    options = {"dtype": torch.int64, "on_error": "set-aside", "target": None}
+    found = run(explainer, tmp_path / "ids.csv", tmp_path / "out", **options)
+    assert (found.rows, found.set_aside) == (2, 1)
+    assert "exact in a table" in aside(tmp_path / "out")[1]
+
+
+def test_rows_that_cannot_be_read_are_no_fault_of_the_output(
+    model: Voices, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = dasp.batch.open_source(rows)
+
+    def gone(self: Any, start: int, stop: int) -> Any:
+        raise OSError("Corrupt snappy compressed data.")
+
+    monkeypatch.setattr(type(source), "read", gone)
+    with pytest.raises(dasp.DataFileError, match=r"rows 1 to .* cannot be read \(Corrupt snappy"):
+        run(dasp.Explainer(model, 0.0, method=dasp.Propagation(rank=0)), source, tmp_path / "out")
+
+
+def test_files_of_the_same_name_in_several_folders_are_told_apart(model: Voices, voices: Any, tmp_path: Path) -> None:
+    x = voices[1].astype(np.float32)[:20]
+    for name in ("one", "two"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        bad = x.copy()
+        bad[3 if name == "one" else 5, 0] = np.nan
+        np.save(tmp_path / "data" / name / "rows.npy", bad)
+    explainer = dasp.Explainer(model, 0.0, method=dasp.Propagation(rank=0))
+    dasp.batch.explain(explainer, tmp_path / "data", tmp_path / "out", target=0, on_error="set-aside", progress=False)
+    files = [row["file"] for row in pq.read_table(tmp_path / "out" / folder.ASIDE).to_pylist()]
+    assert files == [str(Path("one") / "rows.npy"), str(Path("two") / "rows.npy")]
+
+
+def test_no_gap_is_reported_of_values_that_need_not_add_up(model: Voices, voices: Any, tmp_path: Path) -> None:
+    np.save(tmp_path / "r.npy", voices[1].astype(np.float32))
+    explainer = dasp.Explainer(model, 0.0, method=dasp.Propagation(rank=0), semivalue=dasp.Banzhaf())
+    found = dasp.batch.explain(explainer, tmp_path / "r.npy", tmp_path / "out", target=0, progress=False)
+    assert "gap" not in str(found)

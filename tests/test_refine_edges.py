@@ -101,6 +101,7 @@ def test_a_file_of_another_model_is_refused_though_it_agrees_at_both_ends(tmp_pa
     explain(X, Otherwise(MODEL, 0.0), 0, keep=keep, prior=None, tolerance=0.2)
     with pytest.raises(dasp.DataFileError, match="belongs to another model"):  # other code
         explain(X, Otherwise(MODEL, 1.0), 0, keep=keep, prior=None, tolerance=0.2)
+    torch.manual_seed(9)
     weights = nn.Sequential(nn.Linear(10, 24), nn.ReLU(), nn.Linear(24, 2)).double()
     with pytest.raises(dasp.DataFileError, match="belongs to another model"):
         explain(X, Otherwise(weights, 0.0), 0, keep=keep, prior=None, tolerance=0.2)
@@ -134,6 +135,28 @@ def test_a_larger_file_does_not_count_against_a_smaller_budget(tmp_path: Path) -
     keep = tmp_path / "pairs.safetensors"
     explain(X, MODEL, 0, tolerance=1e-3, budget=600, keep=keep)
     assert max(explain(X, MODEL, 0, tolerance=1e-3, budget=100, keep=keep).settings["row_evaluations"]) <= 100
+
+
+def test_where_rounding_hides_the_tolerance_it_comes_as_near_as_it_can() -> None:
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 1))
+    x = torch.randn(4, 12)
+    truth = dasp.Explainer(model.double(), 0.0, method=dasp.Exact())(x.double()).values
+    with torch.no_grad():
+        model[2].bias += 1000
+    loose, tight = (explain(x, model.float(), tolerance=tolerance) for tolerance in (1e-2, 1e-5))
+    assert set(tight.settings["ended"]) <= {"rounding", "exact"}
+    away = [(found.values - truth).norm(dim=1) / truth.norm(dim=1) for found in (loose, tight)]
+    assert (away[1] <= away[0] + 1e-3).all()
+    assert (away[1] < 5e-3).all()
+
+
+@pytest.mark.parametrize(
+    ("keep", "error"), [(3, dasp.InputTypeError), (".", dasp.OutputFileError), ("no/f", dasp.OutputFileError)]
+)
+def test_names_of_files_to_keep_are_checked_first(keep: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"keep"):
+        explain(X, MODEL, 0, keep=keep)
 
 
 def test_memory_does_not_grow_with_the_rows() -> None:

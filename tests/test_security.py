@@ -218,6 +218,15 @@ def test_example_inputs_are_never_read(members: Members, tmp_path: Path, mark: P
     assert not mark.exists()
 
 
+def test_checks_of_arguments_are_never_executed(members: Members, tmp_path: Path, mark: Path) -> None:
+    name = next(name for name in members if "/models/" in name)
+    program = json.loads(members[name]) | {"guards_code": [f"__import__('pathlib').Path({str(mark)!r}).write_text('ran')"]}
+    path = written(members | {name: json.dumps(program).encode()}, tmp_path / "model.pt2")
+    sound = written(members, tmp_path / "sound.pt2")
+    assert torch.equal(dasp.Explainer(path, 0.0)(ROWS).values, dasp.Explainer(sound, 0.0)(ROWS).values)
+    assert not mark.exists()
+
+
 def test_compressed_and_doubled_archives_are_refused(members: Members, tmp_path: Path, mark: Path) -> None:
     refused(written(members, tmp_path / "small.pt2", zipfile.ZIP_DEFLATED), mark, "is compressed")
     path = written(members, tmp_path / "twice.pt2")

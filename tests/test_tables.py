@@ -161,8 +161,11 @@ def test_numbers_a_dtype_does_not_hold(value: float, dtype: torch.dtype, message
 
 
 def test_numbers_at_the_edge_of_a_dtype() -> None:
-    edge = np.array([[-(2.0**63), 2.0**62]])
+    edge = np.array([[-(2**63), 2**62]])
     assert tensor_of(edge, torch.int64, str).tolist() == [[-(2**63), 2**62]]
+    assert tensor_of(np.array([2.0**53 - 1]), torch.int64, str).tolist() == [2**53 - 1]
+    with pytest.raises(DataFileError, match=r"exact in a table \(below 2\^53\)"):
+        tensor_of(np.array([2.0**62]), torch.int64, str)
     assert tensor_of(np.array([-128, 127]), torch.int8, str).tolist() == [-128, 127]
     largest = torch.finfo(torch.float32).max
     assert tensor_of(np.array([largest]), torch.float32, str).tolist() == [largest]

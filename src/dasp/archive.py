@@ -2,9 +2,10 @@
 
 It unpickles constants, example inputs and weights that the file marks so; it evaluates sizes as Python; it resolves the
 target of a node to anything below `torch`; it imports modules that the structure of the arguments names; it loads compiled
-code; and names end up in source that `torch.fx` executes. An archive that needs any of that is refused. What is left is data
-and calls of known operations. torch gets a copy without the example inputs, made from the very bytes that were looked at.
-Weights in the format of torch before 2.8 are pickles, which are read by `torch.load(weights_only=True)` only.
+code; it executes checks of the arguments; and names end up in source that `torch.fx` executes. An archive that needs any of
+that is refused. What is left is data and calls of known operations. torch gets a copy without the example inputs and checks,
+made from the very bytes that were looked at. Weights in the format of torch before 2.8 are pickles, which are read by
+`torch.load(weights_only=True)` only.
 """
 
 from __future__ import annotations
@@ -87,9 +88,19 @@ def checked(path: str | os.PathLike[str]) -> io.BytesIO:
     with zipfile.ZipFile(copy, "w", zipfile.ZIP_STORED) as archive:
         for member, content in members.items():
             example = "/data/sample_inputs/" in member or member.startswith("serialized_example_inputs.")
-            archive.writestr(member, b"" if example else content)
+            archive.writestr(member, b"" if example else _without_guards(member, content))
     copy.seek(0)
     return copy
+
+
+def _without_guards(member: str, content: bytes) -> bytes:
+    """A program without the checks of its arguments, which are Python that torch would execute."""
+    if not (member.partition("/")[2].startswith("models/") or member == "serialized_exported_program.json"):
+        return content
+    program = _json(content)
+    if not (isinstance(program, dict) and program.get("guards_code")):
+        return content
+    return json.dumps(program | {"guards_code": []}).encode()
 
 
 def _members(archive: zipfile.ZipFile, size: int) -> dict[str, bytes]:

@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .attribution import Attribution
+from .attribution import RESERVED, Attribution
 from .errors import InputError
-from .tables import Array
+from .tables import Array, unique_names
 
 AUDIT_COLUMNS = ("audit_error", "audit_low", "audit_high", "audit_evaluations")
 MEASURED = ("ended", "measured_error", "measured_bound", "row_evaluations")
 """Settings of refine, one a row."""
+WRITTEN = RESERVED + AUDIT_COLUMNS + MEASURED
+"""Columns beside those of the players."""
 
 
 def missed_rows(result: Attribution, rows: Sequence[int]) -> int:
@@ -33,7 +35,7 @@ def missed_text(count: int) -> str:
 def columns_of(result: Attribution, start: int, names: Sequence[str] | None) -> dict[str, Any]:
     """The columns of one chunk whose first row is `start`; several targets of a row follow one another."""
     rows, count, players = result.per_player.shape
-    names = names or column_names(result)
+    names = names or unique_names(column_names(result), WRITTEN, "players")
     index = result.targets.expand(rows, -1, -1).reshape(rows * count, -1).cpu()
     # One output axis is a number, several are text, and a single output has no target: an empty text.
     text = [",".join(map(str, place)) for place in index.tolist()]

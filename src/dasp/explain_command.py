@@ -18,8 +18,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import batch
-from .attribution import RESERVED, Attribution
-from .columns import AUDIT_COLUMNS, MEASURED, audit_columns, columns_of, missed_rows, missed_text
+from .attribution import Attribution
+from .columns import MEASURED, WRITTEN, audit_columns, columns_of, missed_rows, missed_text
 from .errors import DataFileError, InputError
 from .estimators import Estimator, Exact, PermutationSampling, Propagation, Refine, Regression, VertexGradients
 from .explainer import Explainer
@@ -162,7 +162,7 @@ def _explainer(
         baseline = tensor_of(baseline, dtype, place).to(model.device or "cpu")
     names = None
     if rows.names is not None and options["players"] is None:
-        names = unique_names(rows.names, RESERVED + AUDIT_COLUMNS, str(rows.path))
+        names = unique_names(rows.names, WRITTEN, str(rows.path))
     explainer = Explainer(
         model,
         baseline,
@@ -220,7 +220,9 @@ class _Job:
                 missed += missed_rows(result, range(len(part)))
                 bar.update(len(part))
         gap = np.concatenate(gaps)
-        text = f"{len(self.rows)} rows, completeness gap {np.median(gap):.2%} (median), {gap.max():.2%} (largest)"
+        text = f"{len(self.rows)} rows"
+        if self.explainer.semivalue is None:  # others need not add up
+            text += f", completeness gap {np.median(gap):.2%} (median), {gap.max():.2%} (largest)"
         if errors:
             error = np.concatenate(errors)
             text += f", measured error {np.median(error):.1%} (median), {error.max():.1%} (largest)"

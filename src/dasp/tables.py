@@ -21,6 +21,8 @@ from .errors import DataFileError, InputError, MissingExtraError, OutputFileErro
 
 Array = npt.NDArray[Any]
 
+LARGEST_WHOLE = 2**53 - 1
+"""Up to here a double stands for one whole number only."""
 _CHUNK = 4096  # rows read at a time, so that a memory-mapped file may be larger than memory
 
 
@@ -262,6 +264,10 @@ def unfit(values: Array, dtype: torch.dtype) -> tuple[Array, str]:
         # 2^63 - 1 is no double, 2^63 is: compare with the first number beyond.
         bad = (values != np.floor(values)) | (values < float(low)) | (values >= float(high) + 1)
         why = f"not among the whole numbers that the model takes ({name}, {low} to {high})."
+        if values.dtype.kind == "f" and high > LARGEST_WHOLE:
+            # A table's numbers come as doubles, which have rounded larger ones by now.
+            bad |= np.abs(values) > LARGEST_WHOLE
+            why = f"{why[:-1]}, and exact in a table (below 2^53)."
     return bad, why
 
 

@@ -91,13 +91,16 @@ class CsvFile(Source):
             )  # fmt: skip
         except pyarrow.ArrowInvalid as error:
             if len(bad) != rows:
-                raise DataFileError(f"{self.path}: rows from {block * STEP + 1} on cannot be read ({error}).") from error
+                raise DataFileError(
+                    f"{self.path}: rows from {block * STEP + 1} on cannot be read ({error}). Where a cell holds a quotation "
+                    "mark, it must be doubled and the cell be quoted."
+                ) from error
             table = None
         read = 0 if table is None else table.num_rows
         if read + len(bad) != rows:
             raise DataFileError(
                 f"{self.path}: {read + len(bad)} rows where {rows} lines stand, from row {block * STEP + 1} on. Save it with "
-                "one row a line and \\n or \\r\\n as line ends."
+                "one row a line and \\n or \\r\\n as line ends; quotation marks in cells must be doubled, and the cells quoted."
             )
         values = np.zeros((rows, *self.shape))
         kept = np.array([row for row in range(rows) if row not in bad], dtype=np.int64)

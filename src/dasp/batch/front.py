@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +17,9 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from tqdm.auto import tqdm
 
-from ..attribution import RESERVED
 from ..background import PerRow
 from ..checks import as_json
-from ..columns import AUDIT_COLUMNS, missed_text
+from ..columns import WRITTEN, missed_text
 from ..errors import InputError, InputTypeError
 from ..explainer import Array, Explainer
 from ..model import Model
@@ -53,7 +53,7 @@ class Summary:
         parts: parts, of which
         resumed: were there already.
         wide_gaps: rows whose values miss completeness by more than a tenth of their magnitudes.
-        largest_gap: the largest completeness gap, relative.
+        largest_gap: the largest completeness gap, relative; NaN for a semivalue whose values need not add up.
         missed: rows that `Refine` left above its tolerance.
         seconds: wall time of this run.
     """
@@ -74,7 +74,8 @@ class Summary:
             text += f", {self.resumed} of which were there"
         if self.set_aside:
             text += f", {self.set_aside} rows set aside in {self.out / ASIDE}"
-        text += f", completeness gap {self.largest_gap:.2%} (largest)"
+        if not math.isnan(self.largest_gap):
+            text += f", completeness gap {self.largest_gap:.2%} (largest)"
         if self.wide_gaps:
             text += f", above 10 % in {self.wide_gaps} rows: see --audit and --method refine"
         if self.missed:
@@ -176,7 +177,7 @@ def explain(
             parts=plan.parts,
             resumed=resumed,
             wide_gaps=0 if explainer.semivalue else sum(counts.wide_gaps for counts in found),
-            largest_gap=max(counts.largest_gap for counts in found),
+            largest_gap=math.nan if explainer.semivalue else max(counts.largest_gap for counts in found),
             missed=sum(counts.missed for counts in found),
             seconds=time.perf_counter() - started,
         )
@@ -255,7 +256,7 @@ def _plan(
 ) -> Plan:  # fmt: skip
     names = explainer.feature_names
     if names is None and source.names is not None and explainer.players is None:
-        names = unique_names(source.names, RESERVED + AUDIT_COLUMNS, str(source.path))
+        names = unique_names(source.names, WRITTEN, str(source.path))
     run = {
         "model": model_digest(explainer.model),
         "data": source.identity(),

@@ -15,11 +15,27 @@ from .source import digest_of
 
 
 def model_digest(model: Model) -> str:
-    """Of all weights, and of the program, or where there is none of the module's printed form."""
+    """Of all weights, and of the program; where there is none, of the module's printed form and plain attributes."""
     source = model.source
     code = source.graph_module.code if isinstance(source, ExportedProgram) else getattr(source, "code", None)
     named = [part for name, weight in model.weights() for part in (name, described(weight))]
-    return digest_of(code if isinstance(code, str) else repr(source), *named)
+    return digest_of(code if isinstance(code, str) else repr(source) + _attributes(source), *named)
+
+
+def _attributes(source: Any) -> str:
+    """The numbers, texts and sequences of them that modules hold beside their weights; not whether they train."""
+    found = []
+    for name, module in source.named_modules() if isinstance(source, torch.nn.Module) else ():
+        kind = f"{type(module).__module__}.{type(module).__qualname__}"
+        plain = {key: value for key, value in vars(module).items() if key != "training" and _is_plain(value)}
+        found.append(f"{name} {kind} {sorted(plain.items())!r}")
+    return "\n".join(found)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | complex | str)
 
 
 def described(value: Any) -> str:
@@ -30,7 +46,7 @@ def described(value: Any) -> str:
         flat = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
         return f"{tuple(value.shape)} {value.dtype} {digest_of(flat)}"
     if isinstance(value, Players):
-        return digest_of(*(described(label) for label in value.labels))
+        return digest_of(repr((value.count, value.names)), *(described(label) for label in value.labels))
     if isinstance(value, tuple) and any(isinstance(part, Tensor | np.ndarray) for part in value):
         return digest_of(*(described(part) for part in value))
     return repr(value)

@@ -141,7 +141,9 @@ class Joined(Source):
     def where(self, row: int) -> tuple[str, int | None]:
         """See `Source.where`."""
         which, inside = self._of(row)
-        return self.parts[which].where(inside)
+        name, number = self.parts[which].where(inside)
+        path = self.parts[which].path
+        return (str(path.relative_to(self.path)) if path.is_relative_to(self.path) else name), number
 
     def _of(self, row: int) -> tuple[int, int]:
         which = int(np.searchsorted(self._starts, row, side="right")) - 1

@@ -119,7 +119,11 @@ class Worker:
         first = rows.start
         for start in range(rows.start, rows.stop, plan.chunk):
             stop = min(start + plan.chunk, rows.stop)
-            waiting = _behind(waiting, plan.source.read(start, stop))
+            try:
+                chunk = plan.source.read(start, stop)
+            except OSError as error:
+                raise DataFileError(f"{plan.source.path}: rows {start + 1} to {stop} cannot be read ({error}).") from error
+            waiting = _behind(waiting, chunk)
             while len(waiting.values) >= plan.batch or (stop == rows.stop and len(waiting.values)):
                 now, waiting = _cut(waiting, plan.batch)
                 yield first, *self._checked(first, now)
@@ -172,6 +176,8 @@ class Worker:
         if self.plan.audit is not None:
             columns |= audit_columns(result, self.plan.audit)
         if self.plan.source.labelled:
+            if "file" in columns:
+                raise InputError("the feature name 'file' is the column of the images' names; rename that feature.")
             files = [self.plan.source.where(row)[0] if use else "" for row, use in enumerate(kept, first)]
             columns = {"sample": columns.pop("sample"), "file": np.array(files, dtype=object)[columns_rows(result)]} | columns
         use = kept[columns_rows(result)]

@@ -108,6 +108,9 @@ class Kept:
         if path is None:
             return cls(None, about, ends, {})
         file = Path(path)
+        if file.is_dir() or not file.parent.is_dir():
+            why = "a folder" if file.is_dir() else f"in {file.parent}, which is no folder"
+            raise OutputFileError(f"keep: {file} is {why}. Name a file in a folder that is there.")
         if not file.exists():
             return cls(file, about, ends, {})
         try:

@@ -39,6 +39,8 @@ FOREKNOWN, FARTHEST = 256, 4 * MOST_FITTED
 """Pairs that foretell how many the tolerance takes, their error falling as one over their number; and the most."""
 FIT_WORK = 2
 """Operations of a fit of M pairs, in M^3: some seven powers of a factorisation, of a third each, at full speed."""
+HIDDEN, HOPELESS = 4.0, 0.1
+"""How many times the error by rounding a bound must reach instead of a smaller tolerance; and the error that ends at once."""
 TOLERANCE, EXACT, BUDGET, ROUNDING, MEMORY = "tolerance", "exact", "budget", "rounding", "memory"
 
 
@@ -56,11 +58,11 @@ class Refine(Estimator):
     Looks at a row share the probability of error: look k has `(1 - confidence) / (k (k + 1))`. Where all coalitions cost
     hardly more than the next audit, or fit the budget at the start, all are evaluated, and the values are exact.
 
-    Rows end one by one, all targets of a row together. The settings say of each why it ended: "tolerance"; "exact"; "budget";
-    "memory", where more pairs do not fit the memory bound; or "rounding", where the float arithmetic of the model hides errors
-    as small as the tolerance. They have its measured error and bound, too: one that did not end by tolerance or exact may be
-    above the tolerance, and the bound then says so. A row has the same values
-    alone as in a batch, but for rounding.
+    Rows end one by one, all targets of a row together. The settings say of each why it ended: "tolerance"; "exact";
+    "budget"; "memory", where more pairs do not fit the memory bound; or "rounding", where the float arithmetic of the model
+    hides errors as small as the tolerance, and the bound is as small as that lets it be. They have its measured error and
+    bound, too: one that did not end by tolerance or exact may be above the tolerance, and the bound then says so. A row has
+    the same values alone as in a batch, but for rounding.
 
     Attributes:
         tolerance: largest relative error `||values - truth|| / ||truth||`, of every target.
@@ -103,6 +105,8 @@ class Refine(Estimator):
         if isinstance(self.prior, Refine):
             raise InputError("prior must be another estimator than Refine.")
         check_seed(self.seed)
+        if not (self.keep is None or isinstance(self.keep, str | os.PathLike)):
+            raise InputTypeError(f"keep must be the name of a file, or None, got {type(self.keep).__name__}.")
 
     def estimate(self, game: Game, *, progress: bool = False) -> Estimate:
         """Values of `game` with their standard errors.
@@ -334,9 +338,10 @@ class _Group:
         """End the rows whose bound is below the tolerance, or all where nothing more is to come, for the reason `last`."""
         targets, options = self.game.targets.count, self.options
         lacking = _lacking(judged, blocks, found.flatten(0, 1), self.total[self.active].flatten())
-        worth = ~(self._expected(judged) >= WORTH_A_LOOK * options.tolerance)  # what is not known is worth it
         still = (found == 0).all(-1) & (self.total[self.active] == 0)  # targets that never move: their values are 0
         rounding = self._rounding((judged.values + lacking.mean(1)).norm(dim=1), still)
+        reach = torch.maximum(HIDDEN * rounding, torch.full_like(rounding, options.tolerance))
+        worth = ~(self._expected(judged) >= WORTH_A_LOOK * reach)  # what is not known is worth it
         ends: dict[int, str] = {}
         for place, row in enumerate(self.active.tolist()):
             some = slice(place * targets, (place + 1) * targets)
@@ -345,9 +350,12 @@ class _Group:
             confidence = 1 - (1 - options.confidence) / (look * (look + 1))
             error, bound = upper_bound(lacking[some], judged.values[some], confidence)
             self.found.error[self.rows[row]], self.found.bound[self.rows[row]] = error, bound
-            if (bool(worth[place]) or last) and bool((bound <= options.tolerance).all()):
+            # What rounding hides cannot be told: there the tolerance is not reached, but what can be is.
+            hidden = float(rounding[place])
+            told = (bool(worth[place]) or last) and bool((bound <= max(options.tolerance, HIDDEN * hidden)).all())
+            if told and bool((bound <= options.tolerance).all()):
                 ends[place] = TOLERANCE
-            elif bool(rounding[place] > options.tolerance):
+            elif hidden > options.tolerance and (told or hidden > HOPELESS):
                 ends[place] = ROUNDING
             elif last:
                 ends[place] = last
