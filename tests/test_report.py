@@ -164,6 +164,11 @@ def test_what_explain_writes_is_read_with_its_rows(tmp_path: Path) -> None:
         assert np.allclose(held["arrays"]["data"].reshape(5, 3), rows, atol=1e-6)
         assert held["names"] == ["a", "b", "c"]
         assert "Propagation" in said(held)
+        assert "not the file that was explained" not in said(held)
+        shuffled = tmp_path / "shuffled.csv"
+        shuffled.write_text("c,a,b\n" + "".join(f"{r[2]},{r[0]},{r[1]}\n" for r in rows[::-1].tolist()))
+        assert run(tmp_path / out, "--rows", shuffled, "--out", tmp_path / "r.html") == 0
+        assert "not the file that was explained" in said(parsed(tmp_path / "r.html").held())
 
 
 def test_a_folder_that_is_not_whole_says_so(tmp_path: Path) -> None:
@@ -449,7 +454,7 @@ def test_a_folder_of_two_runs_or_with_links_is_refused(tmp_path: Path) -> None:
 
 def test_rows_that_do_not_go_with_the_values_are_refused(made: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "few.npy", np.ones((4, 3)))
-    with pytest.raises(dasp.DataFileError, match="has 4 rows, but sample 9 was explained"):
+    with pytest.raises(dasp.DataFileError, match="has 4 rows, but 10 were explained"):
         dasp.report.write(made, tmp_path / "r.html", rows=tmp_path / "few.npy")
     np.save(tmp_path / "wide.npy", np.ones((10, 4)))
     with pytest.raises(dasp.DataFileError, match=r"rows of shape \(4,\) do not go with 3 players such as 'age'"):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import click
@@ -19,6 +20,7 @@ from tqdm.auto import tqdm
 
 from . import batch
 from .attribution import Attribution
+from .batch.source import file_digest
 from .columns import MEASURED, WRITTEN, audit_columns, columns_of, missed_rows, missed_text
 from .errors import DataFileError, InputError
 from .estimators import Estimator, Exact, PermutationSampling, Propagation, Refine, Regression, VertexGradients
@@ -185,12 +187,14 @@ class _Job:
     names: tuple[str, ...] | None  # feature names of a csv or parquet file
     target: Any
     options: dict[str, Any]
+    digest: str  # of the file of rows
 
     @classmethod
     def prepare(cls, options: dict[str, Any], method: Estimator) -> _Job:
         rows = read_rows(options["rows"], columns=_columns(options))
         explainer, dtype, names = _explainer(options, method, Model(options["model"]), rows, rows.mean)
-        job = cls(rows, explainer, dtype, names, targets_of(options["targets"]), options)
+        digest = file_digest(Path(options["rows"]))
+        job = cls(rows, explainer, dtype, names, targets_of(options["targets"]), options, digest)
         for start in range(0, len(rows), _READ):  # a number the model cannot take is better found now than hours later
             job.part(start, start + _READ)
         return job
@@ -232,6 +236,7 @@ class _Job:
         """What the file's metadata say."""
         asked = {name: self.options[name] for name in ("model", "rows", "baseline", "players", "audit", "chunk")}
         return asked | {
+            "data": self.digest,
             "target": list(self.options["targets"]),
             "method": result.method,
             "settings": {name: value for name, value in result.settings.items() if name not in MEASURED},

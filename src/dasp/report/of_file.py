@@ -37,6 +37,10 @@ def content_of(path: Path, rows: Path | None, asked: int | None, title: str) -> 
     found = Attributions.open(path)
     layout, samples = found.layout, found.samples()
     held = None if rows is None else _Held(rows, layout, found.about.get("players"))
+    run = found.about["run"] if isinstance(found.about.get("run"), dict) else found.about
+    if held is not None:
+        counted = run.get("rows")
+        held.check_count(counted if isinstance(counted, int) else int(samples.max()) + 1)
     n, total = len(layout.names), len(samples)
     each = 4 * n * (1 + bool(layout.errors)) + 4 * len(layout.others) + (0 if held is None else held.bytes_each)
     keep = evenly(samples, rows_that_fit(total, each, asked))
@@ -60,6 +64,8 @@ def content_of(path: Path, rows: Path | None, asked: int | None, title: str) -> 
     grid = of_names(layout.names)
     data, pictures, notes = None, None, list(left_out(len(keep), total, asked)) + _of_parts(found)
     if held is not None:
+        if isinstance(run.get("data"), str) and held.source.identity() != run["data"]:
+            notes.append(f"What features hold is from {held.path.name}: not the file that was explained, or it has changed.")
         data, pictures, grid = held.of(samples[keep], grid)
         if grid is not None and pictures is None and data is None:
             notes.append("The images are not under the values: it is not known which pixels belong to which patch.")
@@ -102,14 +108,17 @@ class _Held:
             )
         self.bytes_each = 4 * n if self.numbers else int(np.prod(shape[-2:]))
 
+    def check_count(self, rows: int) -> None:
+        """Refuse another number of rows than were explained."""
+        if len(self.source) != rows:
+            raise DataFileError(
+                f"{self.path}: has {len(self.source):,} rows, but {rows:,} were explained. Give the rows that were explained, "
+                "in their order."
+            )
+
     def of(self, samples: Array, grid: Grid | None) -> tuple[Array | None, Array | None, Grid | None]:
         """Numbers (R, n) or pictures (R, height, width) of these samples, and where the players lie in these."""
         source = self.source
-        if int(samples.max()) >= len(source):
-            raise DataFileError(
-                f"{self.path}: has {len(source):,} rows, but sample {int(samples.max()):,} was explained, counted from 0. Give "
-                "the rows that were explained."
-            )
         if self.images:
             assert grid is not None
             whole = of_patches(grid, self.spec, source.shape) if grid.patches else _same(grid, source.shape)
