@@ -69,7 +69,8 @@ def figure(found: Found) -> Figure:
                 if len(rows) > 1:
                     ax.fill_between(costs, low, high, color=look.colour, alpha=0.10, linewidth=0)
                 else:
-                    ax.vlines(costs, low, high, color=look.colour, linewidth=0.8, alpha=0.6)
+                    # Not vlines: rounding gave two marks at one cost limits of no width, whose inverse it then takes.
+                    ax.plot([costs, costs], [low, high], color=look.colour, linewidth=0.8, alpha=0.6)
                     options["linestyle"] = "none"
                 (handles[family],) = ax.plot(costs, middle, label=family, zorder=3 if look.solid else 2, **options)
             ax.grid(True, color="0.9", linewidth=0.6)
