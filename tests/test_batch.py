@@ -845,3 +845,21 @@ def test_no_gap_is_reported_of_values_that_need_not_add_up(model: Voices, voices
     explainer = dasp.Explainer(model, 0.0, method=dasp.Propagation(rank=0), semivalue=dasp.Banzhaf())
     found = dasp.batch.explain(explainer, tmp_path / "r.npy", tmp_path / "out", target=0, progress=False)
     assert "gap" not in str(found)
+
+
+@pytest.mark.parametrize("kind", ["npy", "parquet"])
+def test_a_file_that_gets_shorter_while_it_is_read_is_refused(kind: str, model: Voices, voices: Any, tmp_path: Path) -> None:
+    x, path = voices[1].astype(np.float32), tmp_path / f"rows.{kind}"
+
+    def put(count: int) -> None:
+        if kind == "npy":
+            np.save(path, x[:count])
+        else:
+            write_parquet(path, voices[0], x[:count], row_group_size=16)
+
+    put(120)
+    source = open_source(path)
+    found = quick(model, voices[1])
+    put(70)
+    with pytest.raises(dasp.DataFileError, match=r"was changed|cannot be read"):
+        run(found, source, tmp_path / "out")

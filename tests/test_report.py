@@ -21,6 +21,7 @@ from dasp.cli import main
 from dasp.report import content, of_file
 from dasp.report.page import safe_json
 from dasp.report.picture import of_labels, of_names, of_patches
+from dasp.report.summary import summaries
 
 from .report_pages import HOSTILE, Parsed, parsed, table, write_table
 
@@ -450,6 +451,13 @@ def test_a_folder_of_two_runs_or_with_links_is_refused(tmp_path: Path) -> None:
     second.symlink_to(first)
     with pytest.raises(dasp.DataFileError, match="is a link, and those are not followed"):
         dasp.report.write(tmp_path / "out", tmp_path / "r.html")
+
+
+def test_every_reason_that_refine_ends_for_is_counted() -> None:
+    reasons = ["tolerance", "exact", "budget", "memory", "rounding", "something new"]
+    columns = {name: np.full(6, 0.1) for name in ("measured_error", "measured_bound", "row_evaluations", "gap")}
+    said = summaries(columns | {"ended": np.array(reasons, dtype=object)}, shapley=True, hint="")["refined"]["sentences"]
+    assert len([sentence for sentence in said if "ended" in sentence]) == 6
 
 
 def test_rows_that_do_not_go_with_the_values_are_refused(made: Path, tmp_path: Path) -> None:

@@ -348,6 +348,17 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+def test_pictures_of_other_formats_start_no_program(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+    monkeypatch.setattr("subprocess.Popen", lambda *command, **options: started.append(command))
+    monkeypatch.setattr("subprocess.check_call", lambda *command, **options: started.append(command))
+    (pictures / "b.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n")
+    source = open_source(pictures)
+    chunk = source.read(0, len(source))
+    assert list(chunk.bad) == [1]
+    assert not started
+
+
 @pytest.mark.parametrize("target", ["../secret.png", "absolute", "../data/../secret.png"])
 def test_links_out_of_a_folder_are_not_followed(target: str, pictures: Path) -> None:
     (pictures / "b.png").symlink_to(pictures.parent / "secret.png" if target == "absolute" else target)

@@ -164,7 +164,7 @@ class Explainer(Pretrained):
                 torch.cuda.synchronize(game.device)
             end = time.perf_counter()
             if estimate.propagations and self.semivalue is None:
-                warn_of_gap(_gap(estimate.values.detach(), game))
+                warn_of_gap(game.gap(estimate.values.detach()))
             seconds = {"prepare": ready - start, "estimate": end - ready, "total": end - start}
             return self._attribution(game, estimate, target, isinstance(inputs, tuple), seconds)
 
@@ -391,7 +391,7 @@ class Explainer(Pretrained):
             values=shaped(estimate.values),
             base_value=squeeze(game.base_values),
             output=squeeze(game.outputs),
-            gap=squeeze(_gap(estimate.values.detach(), game)),
+            gap=squeeze(game.gap(estimate.values.detach())),
             standard_errors=None if errors is None else shaped(errors),
             inputs=game.inputs,
             baselines=game.baselines,
@@ -408,11 +408,3 @@ class Explainer(Pretrained):
             as_tuple=as_tuple,
             auditor=partial(audit, game),
         )
-
-
-def _gap(values: Tensor, game: Game) -> Tensor:
-    """(sum of values - (output - base value)) / sum of |values|, (B, T); 0 where both are 0."""
-    values = values.double()
-    missing = values.sum(-1) - (game.outputs.double() - game.base_values.double())
-    gap = missing / values.abs().sum(-1)
-    return torch.where(missing == 0, 0.0, gap).to(game.dtype)

@@ -147,6 +147,13 @@ class Game:
         """v of all players, (B, T): the model's output at the input itself."""
         return self._end(True)
 
+    def gap(self, values: Tensor) -> Tensor:
+        """(sum of values (B, T, n) - (output - base value)) / sum of their magnitudes, (B, T); 0 where both are 0."""
+        values = values.double()
+        missing = values.sum(-1) - (self.outputs.double() - self.base_values.double())
+        gap = missing / values.abs().sum(-1)
+        return torch.where(missing == 0, 0.0, gap).to(self.dtype)
+
     def moved(self, rows: Tensor) -> Tensor:
         """Whether a player differs from its baseline anywhere, (rows, 1, n); who does not adds exactly nothing."""
         moved = torch.zeros(len(rows), self.players.count, dtype=torch.long, device=self.device)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from ..fingerprint import of_weights
 from ..game import Players
 from ..model import Model
 from .source import digest_of
@@ -18,8 +19,7 @@ def model_digest(model: Model) -> str:
     """Of all weights, and of the program; where there is none, of the module's printed form and plain attributes."""
     source = model.source
     code = source.graph_module.code if isinstance(source, ExportedProgram) else getattr(source, "code", None)
-    named = [part for name, weight in model.weights() for part in (name, described(weight))]
-    return digest_of(code if isinstance(code, str) else repr(source) + _attributes(source), *named)
+    return digest_of(code if isinstance(code, str) else repr(source) + _attributes(source), of_weights(model))
 
 
 def _attributes(source: Any) -> str:

@@ -89,7 +89,8 @@ class Images(Source):
         if leads_out(self.path, self.path / name):
             raise DataFileError("cannot be read (it leads out of the folder)")
         try:
-            return self._pillow.open(self.path / name)
+            # By content Pillow knows more formats, some of which start other programs.
+            return self._pillow.open(self.path / name, formats=("PNG", "JPEG"))
         except (OSError, SyntaxError, ValueError, self._pillow.DecompressionBombError) as error:
             raise DataFileError(f"cannot be read ({str(error).replace(str(self.path), self.path.name)})") from error
 

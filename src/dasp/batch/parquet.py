@@ -50,7 +50,11 @@ class ParquetFile(Source):
         values, done = [], start
         while done < stop:
             if self._left is None or not self._left.num_rows:
-                self._left = next(self._stream)
+                self._left = next(self._stream, None)
+                if self._left is None:
+                    raise DataFileError(
+                        f"{self.path}: ends after {done} rows, before row {stop}: it was changed while it was read. Open it again."
+                    )
             skip = min(done - self._at, self._left.num_rows)
             taken = self._left.slice(skip, stop - done)
             self._left = self._left.slice(skip + taken.num_rows)

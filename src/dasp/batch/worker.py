@@ -123,6 +123,11 @@ class Worker:
                 chunk = plan.source.read(start, stop)
             except OSError as error:
                 raise DataFileError(f"{plan.source.path}: rows {start + 1} to {stop} cannot be read ({error}).") from error
+            if len(chunk.values) != stop - start:
+                raise DataFileError(
+                    f"{plan.source.path}: {len(chunk.values)} rows where {stop - start} were, from row {start + 1} on: it was "
+                    "changed while it was read. Start again into another folder."
+                )
             waiting = _behind(waiting, chunk)
             while len(waiting.values) >= plan.batch or (stop == rows.stop and len(waiting.values)):
                 now, waiting = _cut(waiting, plan.batch)

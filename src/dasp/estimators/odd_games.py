@@ -51,6 +51,15 @@ def draw_pairs(n: int, count: int, generator: torch.Generator, *, without: Tenso
     return torch.cat(drawn)[torch.randperm(count, generator=generator, device="cpu")]
 
 
+def distinct(members: Tensor) -> Tensor:
+    """Each pair once, (nobody, all) not at all; in the order of first appearance."""
+    first = members ^ ~members[:, :1]
+    _, inverse = first.unique(dim=0, return_inverse=True)
+    places = torch.full((int(inverse.max()) + 1,), len(first), device=first.device)
+    places = places.scatter_reduce(0, inverse, torch.arange(len(first), device=first.device), "amin")
+    return first[places.sort().values]
+
+
 def _of_size(members: Tensor | None, k: int) -> Tensor:
     """Of pairs (A, n), the coalitions of k of n players; of two halves the one with the first player."""
     if members is None:

@@ -19,7 +19,7 @@ from .base import Estimate, Estimator
 from .kept import Kept, Pairs
 from .lacking import FEWEST_BLOCKS, Blocks
 from .ladder import REFUSALS, Ladder
-from .odd_games import differences, every_pair
+from .odd_games import differences, distinct, every_pair
 from .propagation import Propagation
 from .regression import MOST_FITTED, Judged, Regression
 from .sampling import check_seed, stream
@@ -257,7 +257,7 @@ class _Group:
             found = self._differences(blocks.members)
             if judged is not None:
                 self._audit(judged, blocks, found, last=None if not last else MEMORY if large and room > wanted else BUDGET)
-            known = _distinct(torch.cat((known, blocks.members)))
+            known = distinct(torch.cat((known, blocks.members)))
             if len(self.active):
                 self._better_prior(2 * max(LEAST_PAIRS, self.n, len(known)), (budget - self.spent) // 2 - len(known))
                 judged = self._judge(known)
@@ -409,12 +409,3 @@ def _lacking(judged: Judged, blocks: Blocks, found: Tensor, total: Tensor) -> Te
         better = sum(share * fit.missed for share, fit in judged.surrogates) < judged.missed
     gap = total - judged.values.sum(1)
     return blocks.estimates(torch.where(better.unsqueeze(1), residual, linear), gap)
-
-
-def _distinct(members: Tensor) -> Tensor:
-    """Each pair once, (nobody, all) not at all; in the order of first appearance."""
-    first = members ^ ~members[:, :1]
-    _, inverse = first.unique(dim=0, return_inverse=True)
-    places = torch.full((int(inverse.max()) + 1,), len(first), device=first.device)
-    places = places.scatter_reduce(0, inverse, torch.arange(len(first), device=first.device), "amin")
-    return first[places.sort().values]

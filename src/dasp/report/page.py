@@ -70,7 +70,8 @@ def _described(content: Content, arrays: dict[str, Array]) -> dict[str, Any]:
     for name, column in content.columns.items():
         one: dict[str, Any] = {"name": name}
         if name in _TEXT:
-            levels, codes = np.unique(column.astype(str), return_inverse=True)
+            # As objects: numpy gives every cell of a text column the size of the longest.
+            levels, codes = np.unique(np.array([str(cell) for cell in column], dtype=object), return_inverse=True)
             one["levels"] = levels.tolist()
             arrays[f"column-{name}"] = codes.astype("<u4")
         else:

@@ -18,6 +18,8 @@ _WORDS = {
     "tolerance": "because the error was below the tolerance",
     "exact": "because the values were exact",
     "budget": "because the budget was spent, so that the error may be above the tolerance",
+    "memory": "because more did not fit the memory bound, so that the error may be above the tolerance",
+    "rounding": "because the rounding of the network's outputs hides the tolerance",
 }
 MEASURING = ("gap", *AUDIT_COLUMNS, *MEASURED)
 """Columns that `summaries` reads."""
@@ -70,6 +72,8 @@ def _refined(columns: Mapping[str, Array]) -> dict[str, Any]:
         f"{int(np.median(spent)):,} evaluations a row (median), {int(spent.max()):,} at most."
     ]
     says += [f"{_rows(ended[why])} ended {words}." for why, words in _WORDS.items() if ended[why]]
+    if others := sum(count for why, count in ended.items() if why not in _WORDS):
+        says.append(f"{_rows(others)} ended for another reason.")
     return {"sentences": says, "histogram": _histogram(bound[np.isfinite(bound)])}
 
 
