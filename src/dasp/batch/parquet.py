@@ -53,7 +53,7 @@ class ParquetFile(Source):
                 self._left = next(self._stream, None)
                 if self._left is None:
                     raise DataFileError(
-                        f"{self.path}: ends after {done} rows, before row {stop}: it was changed while it was read. Open it again."
+                        f"{self.path}: ends after {done} rows, before row {stop}: it was changed meanwhile. Open it again."
                     )
             skip = min(done - self._at, self._left.num_rows)
             taken = self._left.slice(skip, stop - done)
