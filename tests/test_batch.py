@@ -333,9 +333,7 @@ def test_an_interrupt_says_how_to_go_on(
         ({"baseline": 0.0}, "whose baseline is"),
     ],
 )
-def test_parts_of_another_run_are_refused(
-    model: Voices, rows: Path, tmp_path: Path, change: dict[str, Any], said: str
-) -> None:
+def test_parts_of_another_run_are_refused(model: Voices, rows: Path, tmp_path: Path, change: dict[str, Any], said: str) -> None:
     run(model, rows, tmp_path / "out")
     before = content(tmp_path / "out")
     with pytest.raises(dasp.OutputFileError, match=said):
@@ -395,9 +393,7 @@ def test_a_second_run_waits_its_turn(model: Voices, rows: Path, tmp_path: Path) 
         ({"columns": ["age", "height"]}, "no column 'height'"),
     ],
 )
-def test_wrong_arguments_leave_nothing(
-    model: Voices, rows: Path, tmp_path: Path, change: dict[str, Any], said: str
-) -> None:
+def test_wrong_arguments_leave_nothing(model: Voices, rows: Path, tmp_path: Path, change: dict[str, Any], said: str) -> None:
     with pytest.raises(dasp.DaspError, match=said):
         run(model, change.pop("source", rows), tmp_path / "out", **change)
     assert not (tmp_path / "out").exists()
@@ -559,7 +555,74 @@ def test_grey_images_are_taken_for_colour(digits: Any, tmp_path: Path) -> None:
         open_source(tmp_path / "images")
 
 
+def test_an_image_that_was_replaced_by_one_of_the_same_size_is_other_data(digits: Any, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    (tmp_path / "images").mkdir()
+    for number, digit in enumerate(digits[:2]):
+        image.fromarray(digit).save(tmp_path / "images" / f"{number}.bmp", "PNG", compress_level=0)
+        (tmp_path / "images" / f"{number}.bmp").rename(tmp_path / "images" / f"{number}.png")
+    explainer = dasp.Explainer(Small(), 0.0, method=dasp.Propagation(rank=0))
+    run(explainer, tmp_path / "images", tmp_path / "out")
+    assert run(explainer, tmp_path / "images", tmp_path / "out").resumed == 1
+    (tmp_path / "images" / "1.png").write_bytes((tmp_path / "images" / "0.png").read_bytes())
+    with pytest.raises(dasp.OutputFileError, match="data"):
+        run(explainer, tmp_path / "images", tmp_path / "out")
+
+
+def test_a_link_to_nowhere_is_a_bad_row(digits: Any, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    (tmp_path / "images").mkdir()
+    image.fromarray(digits[0]).save(tmp_path / "images" / "a.png")
+    (tmp_path / "images" / "b.png").symlink_to("gone.png")
+    explainer = dasp.Explainer(Small(), 0.0, method=dasp.Propagation(rank=0))
+    with pytest.raises(dasp.DataFileError, match=r"b\.png: cannot be read"):
+        run(explainer, tmp_path / "images", tmp_path / "out")
+    assert run(explainer, tmp_path / "images", tmp_path / "out", on_error="set-aside").set_aside == 1
+
+
 # --- reading
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "npy", "png"])
+def test_data_that_change_during_the_run_end_it(kind: str, digits: Any, tmp_path: Path) -> None:
+    def write(change: int) -> None:
+        values = np.arange(60.0).reshape(20, 3) + change
+        if kind == "png":
+            image = pytest.importorskip("PIL.Image")
+            for number in range(20):
+                image.fromarray(np.roll(digits[number], change)).save(tmp_path / "data" / f"{number:02d}.png")
+        elif kind == "npy":
+            np.save(tmp_path / "data" / "rows.npy", values)
+        else:
+            {"csv": write_csv, "parquet": write_parquet}[kind](tmp_path / "data" / f"rows.{kind}", ["a", "b", "c"], values)
+
+    class Changes(dasp.Propagation):
+        def estimate(self, *given: Any, **options: Any) -> Any:
+            calls[0] += 1
+            if calls[0] == 3:
+                write(1)
+            return super().estimate(*given, **options)
+
+    (tmp_path / "data").mkdir()
+    write(0)
+    calls = [0]
+    model = Small() if kind == "png" else nn.Linear(3, 2)
+    with pytest.raises(dasp.DataFileError, match="was changed after it was opened"):
+        run(dasp.Explainer(model, 0.0, method=Changes(rank=0)), tmp_path / "data", tmp_path / "out", part_rows=8, batch=4)
+    assert list(content(tmp_path / "out")) == ["part-00000.parquet"]
+
+
+def test_many_files_are_not_open_at_once(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for number in range(30):
+        write_parquet(tmp_path / "data" / f"{number:02d}.parquet", ["a", "b"], np.full((5, 2), number))
+    source = open_source(tmp_path / "data")
+    before = len(os.listdir("/proc/self/fd"))
+    for start in (*range(0, 150, 7), 3, 90, 44):
+        source.read(start, min(start + 4, 150))
+        assert len(os.listdir("/proc/self/fd")) <= before + 1
+    assert source.read(0, 150).values[:, 0].tolist() == [float(row // 5) for row in range(150)]
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def fuzzed(seed: int) -> tuple[str, list[list[str]]]:
@@ -763,8 +826,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
 
 
 def test_players_whose_columns_would_be_one_are_refused(model: Voices, voices: Any, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import DataFileError
 from ..tables import Array, is_number, pick_columns, pyarrow_module
-from .source import Chunk, Source, file_digest
+from .source import Chunk, OneFile
 
 STEP = 1024
 """Rows that are parsed at a time."""
@@ -19,7 +19,7 @@ HEAD = 2**18
 NEWLINE, RETURN, QUOTE = 10, 13, 34
 
 
-class CsvFile(Source):
+class CsvFile(OneFile):
     """A table of comma-separated values with a line of column names; quoted cells may hold line ends.
 
     One pass over the bytes counts the rows and notes where every `STEP`th begins. Lines without anything are passed over,
@@ -27,8 +27,9 @@ class CsvFile(Source):
     """
 
     def __init__(self, path: Path, columns: list[str] | None) -> None:
+        super().__init__(path)
         self._header = _header(path)
-        self.path, self.names = path, pick_columns(path, self._header, columns)
+        self.names = pick_columns(path, self._header, columns)
         self.shape = (len(self.names),)
         self._offsets, self._rows = _index(path, skip_empty=len(self._header) > 1)
         self._kept: tuple[int, Chunk] | None = None
@@ -50,13 +51,9 @@ class CsvFile(Source):
             bad |= {first + row - start: why for row, why in chunk.bad.items() if low <= row < high}
         return Chunk(np.concatenate(values) if values else np.zeros((0, *self.shape)), bad)
 
-    def identity(self) -> str:
-        """See `Source.identity`."""
-        return file_digest(self.path)
-
-    def where(self, row: int) -> tuple[str, int | None]:
-        """See `Source.where`."""
-        return self.path.name, row + 1
+    def close(self) -> None:
+        """See `Source.close`."""
+        self._kept = None
 
     def _block(self, block: int) -> Chunk:
         if self._kept is None or self._kept[0] != block:
