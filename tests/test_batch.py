@@ -341,6 +341,15 @@ def test_parts_of_another_run_are_refused(model: Voices, rows: Path, tmp_path: P
     assert content(tmp_path / "out") == before
 
 
+def test_a_refusal_names_every_setting_that_differs_whole(model: Voices, rows: Path, tmp_path: Path) -> None:
+    run(dasp.Explainer(model, 0.0, method=dasp.PermutationSampling(permutations=4, seed=1)), rows, tmp_path / "out")
+    method = dasp.PermutationSampling(permutations=8, seed=2)
+    with pytest.raises(dasp.OutputFileError) as refusal:
+        run(dasp.Explainer(model, 0.0, method=method), rows, tmp_path / "out", target=1)
+    assert f"and not {method!r}, and whose target is 0 and not 1. To go on" in str(refusal.value)
+    assert "torch" not in str(refusal.value)
+
+
 def test_other_data_and_another_model_are_refused(model: Voices, rows: Path, voices: Any, tmp_path: Path) -> None:
     run(model, rows, tmp_path / "out", baseline=0.0)
     moved = tmp_path / "elsewhere.csv"
@@ -376,6 +385,26 @@ def test_a_second_run_waits_its_turn(model: Voices, rows: Path, tmp_path: Path) 
         run(model, rows, tmp_path / "out")
     first.close()
     assert run(model, rows, tmp_path / "out").parts == 4
+    assert not (tmp_path / "out" / folder.LOCK).exists()
+
+
+def test_a_lock_on_a_file_that_the_run_before_removed_is_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    first = folder.Folder(tmp_path / "out", {})
+    flock = fcntl.flock
+
+    def late(lock: Any, how: int) -> None:
+        first.close()  # between the opening of the file and its lock
+        flock(lock, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    second = folder.Folder(tmp_path / "out", {})
+    assert (tmp_path / "out" / folder.LOCK).exists()
+    with pytest.raises(dasp.OutputFileError, match="another run is writing there"):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        folder.Folder(tmp_path / "out", {})
+    second.close()
 
 
 @pytest.mark.parametrize(
