@@ -350,6 +350,42 @@ def test_a_refusal_names_every_setting_that_differs_whole(model: Voices, rows: P
     assert "torch" not in str(refusal.value)
 
 
+METHODS = """
+import sys, dasp, torch
+
+def made(scale, kinds=("a", "b")):
+    def occlusion(model, inputs, baseline, target):
+        rows = [torch.where(torch.arange(18) == i, baseline, inputs) for i in range(18)]
+        known = scale if "a" in {"a", "b", "c"} else 0
+        return torch.stack([(model(inputs) - model(row))[:, target] * known for row in rows], 1)
+    return occlusion
+
+explainer = dasp.Explainer(torch.nn.Linear(18, 3), 0.0, method=dasp.axioms.External(made(float(sys.argv[3]))))
+with torch.no_grad():
+    explainer.model.source.weight.fill_(1), explainer.model.source.bias.fill_(0)
+print(dasp.batch.explain(explainer, sys.argv[1], sys.argv[2], target=0, progress=False).resumed)
+"""
+
+
+def test_a_method_that_is_a_function_is_known_in_another_process(rows: Path, tmp_path: Path) -> None:
+    def ran(scale: float) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-W", "ignore", "-c", METHODS, str(rows), str(tmp_path / "out"), str(scale)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert [ran(1.0).stdout, ran(1.0).stdout] == ["0\n", "1\n"]
+    assert "whose method is External(attribute=__main__.made" in ran(2.0).stderr
+
+
+def test_a_method_that_no_other_process_would_know_is_refused(model: Voices, rows: Path, tmp_path: Path) -> None:
+    class Own:
+        def __call__(self, *given: Any) -> Any:
+            return given[1]
+
+    with pytest.raises(dasp.InputError, match=r"cannot be known again by a later process.*Own\) a __repr__"):
+        run(dasp.Explainer(model, 0.0, method=dasp.axioms.External(Own())), rows, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_other_data_and_another_model_are_refused(model: Voices, rows: Path, voices: Any, tmp_path: Path) -> None:
     run(model, rows, tmp_path / "out", baseline=0.0)
     moved = tmp_path / "elsewhere.csv"
