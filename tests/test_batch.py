@@ -717,6 +717,30 @@ def test_csv_rows_are_found_again_wherever_they_begin(seed: int, tmp_path: Path,
         np.testing.assert_array_equal(chunk.values, expected[start:stop])
 
 
+@pytest.mark.parametrize("cells", ['15"00,3', '"1500,3', '1500,3"'])
+@pytest.mark.parametrize("later", [5, '"8 ""x"", y"'])
+def test_a_stray_quotation_mark_is_named(cells: str, later: Any, tmp_path: Path) -> None:
+    lines = [f'{row},"two\n""lines"""' for row in range(1200)]
+    lines[1100], lines[1150] = cells, f"{later},2"
+    (tmp_path / "rows.csv").write_text("\n".join(["a,b", *lines]))
+    with pytest.raises(dasp.DataFileError, match="line 2202 holds a quotation mark that does not quote a whole cell"):
+        open_source(tmp_path / "rows.csv", columns=["a"]).read(0, 1200)
+
+
+def test_lines_that_end_in_returns_alone_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_bytes(b"a,b\r1,2\r3,4\r")
+    with pytest.raises(dasp.DataFileError, match=r"its lines end in \\r alone"):
+        open_source(tmp_path / "rows.csv")
+
+
+@pytest.mark.parametrize("shape", [f"({10**30},)", "(True,)", f"({2**62}, {2**62})"])
+def test_an_array_with_an_impossible_shape_is_refused(shape: str, tmp_path: Path) -> None:
+    head = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    (tmp_path / "rows.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head.encode() + bytes(48))
+    with pytest.raises(dasp.DataFileError, match=r"not a \.npy array"):
+        open_source(tmp_path / "rows.npy")
+
+
 def test_an_empty_line_is_a_row_where_there_is_one_column(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("a\n1\n\n3\n")
     source = open_source(tmp_path / "rows.csv")
