@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import fields, is_dataclass
 from types import CodeType, FunctionType
 from typing import Any
@@ -10,40 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.export import ExportedProgram
 
 from ..errors import InputError
-from ..fingerprint import of_weights
+from ..fingerprint import ADDRESS, of_weights, printed
 from ..game import Players
 from ..model import Model
 from .source import digest_of
 
-ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-"""Where an object lies in memory, which its printed form may hold; another process puts it elsewhere."""
-
 
 def model_digest(model: Model) -> str:
     """Of all weights, and of the program; where there is none, of the module's printed form and plain attributes."""
-    source = model.source
-    code = source.graph_module.code if isinstance(source, ExportedProgram) else getattr(source, "code", None)
-    printed = code if isinstance(code, str) else ADDRESS.sub("", repr(source)) + _attributes(source)
-    return digest_of(printed, of_weights(model))
-
-
-def _attributes(source: Any) -> str:
-    """The numbers, texts and sequences of them that modules hold beside their weights; not whether they train."""
-    found = []
-    for name, module in source.named_modules() if isinstance(source, torch.nn.Module) else ():
-        kind = f"{type(module).__module__}.{type(module).__qualname__}"
-        plain = {key: value for key, value in vars(module).items() if key != "training" and _is_plain(value)}
-        found.append(f"{name} {kind} {sorted(plain.items())!r}")
-    return "\n".join(found)
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | complex | str)
+    return digest_of(printed(model), of_weights(model))
 
 
 def described(value: Any) -> str:
