@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "dasp"
 # From the ground up: a module imports only what stands above it here, a folder also from itself.
 ORDER = (
     "errors",
+    "whole",
     "semivalues",
     "special",
     "bounds",

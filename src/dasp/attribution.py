@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -20,6 +19,7 @@ from .errors import DaspError, DataFileError, InputError, MissingExtraError, Out
 from .game import Players
 from .handover import explanation, shapley_values
 from .notebook import as_html
+from .whole import replacing
 
 if TYPE_CHECKING:
     import pandas
@@ -252,7 +252,8 @@ class Attribution:
         # Cloned, for safetensors refuses tensors that share memory.
         plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
         try:
-            write_whole(path, plain, {"dasp": json.dumps(about)})
+            with replacing(path) as temporary:
+                save_file(plain, temporary, metadata={"dasp": json.dumps(about)})
         except (OSError, SafetensorError) as error:
             raise OutputFileError(f"cannot write the attribution to {path}: {error}") from error
         return path
@@ -356,18 +357,3 @@ def _with_suffix(path: str | os.PathLike[str], error: type[DaspError]) -> Path:
     if not Path(name).name or "\0" in name:
         raise error(f"{name!r} is not the name of a file; give one, as 'values.safetensors'.")
     return Path(name) if name.endswith(".safetensors") else Path(name + ".safetensors")
-
-
-def write_whole(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write beside `path` and rename, so that an interrupt leaves no half file."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    try:
-        save_file(tensors, name, metadata=metadata)
-        # mkstemp makes the file private; a result should have the rights that any new file has here.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)

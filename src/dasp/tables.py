@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .errors import DataFileError, InputError, MissingExtraError, OutputFileError
+from .whole import beside
 
 Array = npt.NDArray[Any]
 
@@ -178,7 +178,7 @@ class TableWriter:
         folder = self.path.parent
         if not os.path.isdir(folder):
             raise OutputFileError(f"{self.path}: the folder {folder} does not exist; make it first.")
-        self._temporary = folder / f".{self.path.name}.{secrets.token_hex(4)}.tmp"
+        self._temporary = beside(self.path)
         try:
             self._file = open(self._temporary, "xb")  # noqa: SIM115 - closed by __exit__
         except OSError as error:

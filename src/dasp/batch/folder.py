@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import IO, Any
 
 from ..errors import OutputFileError
 from ..tables import pyarrow_module
+from ..whole import beside, replacing, settle
 
 ASIDE = "_set-aside"
 """Folder inside the output for the rows that could not be explained; readers of data sets pass over such names."""
@@ -147,7 +147,7 @@ class Part:
 
     def __init__(self, folder: Folder, number: int) -> None:
         self._folder, self._final = folder, folder.part(number)
-        self._temporary = _beside(self._final)
+        self._temporary = beside(self._final)
         self.sink: IO[bytes] = open(self._temporary, "xb")  # noqa: SIM115 - closed by finish or discard
 
     def finish(self, counts: Counts, aside: Sequence[Aside]) -> None:
@@ -155,15 +155,16 @@ class Part:
         self.sink.flush()
         os.fsync(self.sink.fileno())
         self.sink.close()
-        beside = self._final.parent / ASIDE / self._final.name
+        place = self._final.parent / ASIDE / self._final.name
         if aside:
-            beside.parent.mkdir(exist_ok=True)
-            _replace(beside, aside_bytes(aside, self._folder.run))
-            _settle(self._final.parent)
+            place.parent.mkdir(exist_ok=True)
+            with replacing(place) as temporary:
+                temporary.write_bytes(aside_bytes(aside, self._folder.run))
+            settle(self._final.parent)
         else:
-            beside.unlink(missing_ok=True)
+            place.unlink(missing_ok=True)
         os.replace(self._temporary, self._final)
-        _settle(self._final.parent)
+        settle(self._final.parent)
         self._folder.done[counts.part] = counts
 
     def discard(self) -> None:
@@ -207,33 +208,6 @@ def _differing(there: dict[str, Any], here: dict[str, Any]) -> str:
     """The settings that two runs do not share."""
     keys = [key for key in {**here, **there} if here.get(key) != there.get(key)]
     return ", and whose ".join(f"{key} is {there.get(key, 'nothing')} and not {here.get(key, 'nothing')}" for key in keys)
-
-
-def _beside(path: Path) -> Path:
-    return path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temporary = _beside(path)
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _settle(path.parent)
-
-
-def _settle(folder: Path) -> None:
-    """Put the names in a folder on the disk, where the system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _held(path: Path) -> IO[bytes]:

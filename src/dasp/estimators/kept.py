@@ -10,12 +10,13 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from ..attribution import write_whole
 from ..errors import DataFileError, OutputFileError
 from ..fingerprint import of_tensors, of_weights
 from ..game import SAME, Game
+from ..whole import replacing
 
 AT_ONCE = 8192
 """Pairs, of all rows together, that an interrupt may lose."""
@@ -166,7 +167,8 @@ class Kept:
         for n, pairs in self.groups.items():
             tensors |= {f"members.{n}": pairs.members.contiguous(), f"known.{n}": pairs.known.contiguous()}
         try:
-            write_whole(self.path, tensors, self.about)
+            with replacing(self.path) as temporary:
+                save_file(tensors, temporary, metadata=self.about)
         except (OSError, SafetensorError) as error:
             raise OutputFileError(f"keep: cannot write {self.path}: {error}") from error
 

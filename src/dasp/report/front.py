@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..attribution import Attribution
 from ..audit import Audit
 from ..errors import InputError, InputTypeError, OutputFileError
+from ..whole import beside, replacing
 from . import of_file, of_result
 from .page import MARK, as_page
 
@@ -71,18 +69,18 @@ def write(
     _check(result, rows, audit, rows_limit, title)
     out, limit = Path(path), rows_limit
     spare = [Path(one) for one in (result, rows) if one is not None and not isinstance(one, Attribution)]
-    with _place(out, spare) as put:
-        known = _loaded(result)
-        if isinstance(known, Attribution):
-            name = "in memory" if isinstance(result, Attribution) else Path(result).name
-            if rows is not None:
-                raise InputError(f"rows: the attribution ({name}) holds its inputs; leave rows out.")
-            content = of_result.content_of(known, audit, limit, title or f"Attributions by {known.method}")
-        else:
-            given = None if rows is None else Path(rows)
-            content = of_file.content_of(known, given, limit, title or f"Attributions in {known.name}")
-        page = as_page(content)
-        put(page)
+    _check_path(out, spare)
+    known = _loaded(result)
+    if isinstance(known, Attribution):
+        name = "in memory" if isinstance(result, Attribution) else Path(result).name
+        if rows is not None:
+            raise InputError(f"rows: the attribution ({name}) holds its inputs; leave rows out.")
+        content = of_result.content_of(known, audit, limit, title or f"Attributions by {known.method}")
+    else:
+        given = None if rows is None else Path(rows)
+        content = of_file.content_of(known, given, limit, title or f"Attributions in {known.name}")
+    page = as_page(content)
+    _put(page, out)
     return Report(out, len(content.values), content.total, len(page))
 
 
@@ -110,34 +108,16 @@ def _loaded(result: Attribution | StrPath) -> Attribution | Path:
     return Attribution.load(path) if path.suffix.lower() == ".safetensors" else path
 
 
-@contextlib.contextmanager
-def _place(path: Path, spare: list[Path]) -> Iterator[Callable[[bytes], None]]:
-    """What puts a whole page at `path`. That it can be written there is known before any work, and nothing half is left."""
-    _check_path(path, spare)
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
-
-    def put(page: bytes) -> None:
-        try:
-            with open(temporary, "wb") as file:
-                file.write(page)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError as error:
-            raise OutputFileError(f"{path}: writing failed ({error.strerror or error}).") from error
-
+def _put(page: bytes, path: Path) -> None:
     try:
-        temporary.touch(exist_ok=False)
+        with replacing(path) as temporary:
+            temporary.write_bytes(page)
     except OSError as error:
-        raise OutputFileError(f"{path}: cannot be written there ({error.strerror or error}).") from error
-    try:
-        yield put
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        raise OutputFileError(f"{path}: writing failed ({error.strerror or error}).") from error
 
 
 def _check_path(path: Path, spare: list[Path]) -> None:
+    """Refuse a place where a page cannot be written, before any work."""
     if path.suffix.lower() not in (".html", ".htm"):
         raise OutputFileError(f"{path}: a report is a page; give a name that ends in .html.")
     if path.is_dir():
@@ -149,6 +129,12 @@ def _check_path(path: Path, spare: list[Path]) -> None:
             raise OutputFileError(f"{path}: is read from, and would be lost; name another file.")
     if path.exists() and not _is_report(path):
         raise OutputFileError(f"{path}: is there already and is no report of dasp. Name another file, or remove it.")
+    probe = beside(path)
+    try:
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise OutputFileError(f"{path}: cannot be written there ({error.strerror or error}).") from error
 
 
 def _is_report(path: Path) -> bool:
