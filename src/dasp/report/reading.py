@@ -142,7 +142,8 @@ def _refuse_link(path: Path, file: Path) -> bool:
 def _head(file: Path) -> tuple[list[str], dict[str, Any]]:
     """Column names and metadata of a file."""
     if file.suffix.lower() == ".csv":
-        return list(_csv(file).schema.names), {}
+        with _csv(file, head=True) as opened:
+            return list(opened.schema.names), {}
     if file.suffix.lower() != ".parquet":
         raise DataFileError(
             f"{file}: cannot tell the format from the name; give a .parquet or .csv file, a folder of parts, or a .safetensors "
@@ -177,11 +178,11 @@ def _parquet(file: Path) -> Any:
         raise DataFileError(f"{file}: not a readable parquet file ({error}). {_NEXT}") from error
 
 
-def _csv(file: Path) -> Any:
+def _csv(file: Path, *, head: bool = False) -> Any:
     pyarrow, csv = pyarrow_module("pyarrow"), pyarrow_module("pyarrow.csv")
     try:
         # A target of several axes, as 1,2, is text; texts are told by `_plain`.
-        return csv.read_csv(file, convert_options=csv.ConvertOptions(strings_can_be_null=False))
+        return (csv.open_csv if head else csv.read_csv)(file, convert_options=csv.ConvertOptions(strings_can_be_null=False))
     except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
         raise DataFileError(f"{file}: not a table of comma-separated values ({error}). {_NEXT}") from error
 
