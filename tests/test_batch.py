@@ -333,14 +333,57 @@ def test_an_interrupt_says_how_to_go_on(
         ({"baseline": 0.0}, "whose baseline is"),
     ],
 )
-def test_parts_of_another_run_are_refused(
-    model: Voices, rows: Path, tmp_path: Path, change: dict[str, Any], said: str
-) -> None:
+def test_parts_of_another_run_are_refused(model: Voices, rows: Path, tmp_path: Path, change: dict[str, Any], said: str) -> None:
     run(model, rows, tmp_path / "out")
     before = content(tmp_path / "out")
     with pytest.raises(dasp.OutputFileError, match=said):
         run(model, rows, tmp_path / "out", **change)
     assert content(tmp_path / "out") == before
+
+
+def test_a_refusal_names_every_setting_that_differs_whole(model: Voices, rows: Path, tmp_path: Path) -> None:
+    run(dasp.Explainer(model, 0.0, method=dasp.PermutationSampling(permutations=4, seed=1)), rows, tmp_path / "out")
+    method = dasp.PermutationSampling(permutations=8, seed=2)
+    with pytest.raises(dasp.OutputFileError) as refusal:
+        run(dasp.Explainer(model, 0.0, method=method), rows, tmp_path / "out", target=1)
+    assert f"and not {method!r}, and whose target is 0 and not 1. To go on" in str(refusal.value)
+    assert "torch" not in str(refusal.value)
+
+
+METHODS = """
+import sys, dasp, torch
+
+def made(scale, kinds=("a", "b")):
+    def occlusion(model, inputs, baseline, target):
+        rows = [torch.where(torch.arange(18) == i, baseline, inputs) for i in range(18)]
+        known = scale if "a" in {"a", "b", "c"} else 0
+        return torch.stack([(model(inputs) - model(row))[:, target] * known for row in rows], 1)
+    return occlusion
+
+explainer = dasp.Explainer(torch.nn.Linear(18, 3), 0.0, method=dasp.axioms.External(made(float(sys.argv[3]))))
+with torch.no_grad():
+    explainer.model.source.weight.fill_(1), explainer.model.source.bias.fill_(0)
+print(dasp.batch.explain(explainer, sys.argv[1], sys.argv[2], target=0, progress=False).resumed)
+"""
+
+
+def test_a_method_that_is_a_function_is_known_in_another_process(rows: Path, tmp_path: Path) -> None:
+    def ran(scale: float) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-W", "ignore", "-c", METHODS, str(rows), str(tmp_path / "out"), str(scale)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert [ran(1.0).stdout, ran(1.0).stdout] == ["0\n", "1\n"]
+    assert "whose method is External(attribute=__main__.made" in ran(2.0).stderr
+
+
+def test_a_method_that_no_other_process_would_know_is_refused(model: Voices, rows: Path, tmp_path: Path) -> None:
+    class Own:
+        def __call__(self, *given: Any) -> Any:
+            return given[1]
+
+    with pytest.raises(dasp.InputError, match=r"cannot be known again by a later process.*Own\) a __repr__"):
+        run(dasp.Explainer(model, 0.0, method=dasp.axioms.External(Own())), rows, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_other_data_and_another_model_are_refused(model: Voices, rows: Path, voices: Any, tmp_path: Path) -> None:
@@ -378,6 +421,26 @@ def test_a_second_run_waits_its_turn(model: Voices, rows: Path, tmp_path: Path) 
         run(model, rows, tmp_path / "out")
     first.close()
     assert run(model, rows, tmp_path / "out").parts == 4
+    assert not (tmp_path / "out" / folder.LOCK).exists()
+
+
+def test_a_lock_on_a_file_that_the_run_before_removed_is_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    first = folder.Folder(tmp_path / "out", {})
+    flock = fcntl.flock
+
+    def late(lock: Any, how: int) -> None:
+        first.close()  # between the opening of the file and its lock
+        flock(lock, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    second = folder.Folder(tmp_path / "out", {})
+    assert (tmp_path / "out" / folder.LOCK).exists()
+    with pytest.raises(dasp.OutputFileError, match="another run is writing there"):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        folder.Folder(tmp_path / "out", {})
+    second.close()
 
 
 @pytest.mark.parametrize(
@@ -395,9 +458,7 @@ def test_a_second_run_waits_its_turn(model: Voices, rows: Path, tmp_path: Path) 
         ({"columns": ["age", "height"]}, "no column 'height'"),
     ],
 )
-def test_wrong_arguments_leave_nothing(
-    model: Voices, rows: Path, tmp_path: Path, change: dict[str, Any], said: str
-) -> None:
+def test_wrong_arguments_leave_nothing(model: Voices, rows: Path, tmp_path: Path, change: dict[str, Any], said: str) -> None:
     with pytest.raises(dasp.DaspError, match=said):
         run(model, change.pop("source", rows), tmp_path / "out", **change)
     assert not (tmp_path / "out").exists()
@@ -559,7 +620,74 @@ def test_grey_images_are_taken_for_colour(digits: Any, tmp_path: Path) -> None:
         open_source(tmp_path / "images")
 
 
+def test_an_image_that_was_replaced_by_one_of_the_same_size_is_other_data(digits: Any, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    (tmp_path / "images").mkdir()
+    for number, digit in enumerate(digits[:2]):
+        image.fromarray(digit).save(tmp_path / "images" / f"{number}.bmp", "PNG", compress_level=0)
+        (tmp_path / "images" / f"{number}.bmp").rename(tmp_path / "images" / f"{number}.png")
+    explainer = dasp.Explainer(Small(), 0.0, method=dasp.Propagation(rank=0))
+    run(explainer, tmp_path / "images", tmp_path / "out")
+    assert run(explainer, tmp_path / "images", tmp_path / "out").resumed == 1
+    (tmp_path / "images" / "1.png").write_bytes((tmp_path / "images" / "0.png").read_bytes())
+    with pytest.raises(dasp.OutputFileError, match="data"):
+        run(explainer, tmp_path / "images", tmp_path / "out")
+
+
+def test_a_link_to_nowhere_is_a_bad_row(digits: Any, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    (tmp_path / "images").mkdir()
+    image.fromarray(digits[0]).save(tmp_path / "images" / "a.png")
+    (tmp_path / "images" / "b.png").symlink_to("gone.png")
+    explainer = dasp.Explainer(Small(), 0.0, method=dasp.Propagation(rank=0))
+    with pytest.raises(dasp.DataFileError, match=r"b\.png: cannot be read"):
+        run(explainer, tmp_path / "images", tmp_path / "out")
+    assert run(explainer, tmp_path / "images", tmp_path / "out", on_error="set-aside").set_aside == 1
+
+
 # --- reading
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "npy", "png"])
+def test_data_that_change_during_the_run_end_it(kind: str, digits: Any, tmp_path: Path) -> None:
+    def write(change: int) -> None:
+        values = np.arange(60.0).reshape(20, 3) + change
+        if kind == "png":
+            image = pytest.importorskip("PIL.Image")
+            for number in range(20):
+                image.fromarray(np.roll(digits[number], change)).save(tmp_path / "data" / f"{number:02d}.png")
+        elif kind == "npy":
+            np.save(tmp_path / "data" / "rows.npy", values)
+        else:
+            {"csv": write_csv, "parquet": write_parquet}[kind](tmp_path / "data" / f"rows.{kind}", ["a", "b", "c"], values)
+
+    class Changes(dasp.Propagation):
+        def estimate(self, *given: Any, **options: Any) -> Any:
+            calls[0] += 1
+            if calls[0] == 3:
+                write(1)
+            return super().estimate(*given, **options)
+
+    (tmp_path / "data").mkdir()
+    write(0)
+    calls = [0]
+    model = Small() if kind == "png" else nn.Linear(3, 2)
+    with pytest.raises(dasp.DataFileError, match="was changed after it was opened"):
+        run(dasp.Explainer(model, 0.0, method=Changes(rank=0)), tmp_path / "data", tmp_path / "out", part_rows=8, batch=4)
+    assert list(content(tmp_path / "out")) == ["part-00000.parquet"]
+
+
+def test_many_files_are_not_open_at_once(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for number in range(30):
+        write_parquet(tmp_path / "data" / f"{number:02d}.parquet", ["a", "b"], np.full((5, 2), number))
+    source = open_source(tmp_path / "data")
+    before = len(os.listdir("/proc/self/fd"))
+    for start in (*range(0, 150, 7), 3, 90, 44):
+        source.read(start, min(start + 4, 150))
+        assert len(os.listdir("/proc/self/fd")) <= before + 1
+    assert source.read(0, 150).values[:, 0].tolist() == [float(row // 5) for row in range(150)]
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def fuzzed(seed: int) -> tuple[str, list[list[str]]]:
@@ -587,6 +715,30 @@ def test_csv_rows_are_found_again_wherever_they_begin(seed: int, tmp_path: Path,
         chunk = source.read(start, stop)
         assert chunk.bad == {}
         np.testing.assert_array_equal(chunk.values, expected[start:stop])
+
+
+@pytest.mark.parametrize("cells", ['15"00,3', '"1500,3', '1500,3"'])
+@pytest.mark.parametrize("later", [5, '"8 ""x"", y"'])
+def test_a_stray_quotation_mark_is_named(cells: str, later: Any, tmp_path: Path) -> None:
+    lines = [f'{row},"two\n""lines"""' for row in range(1200)]
+    lines[1100], lines[1150] = cells, f"{later},2"
+    (tmp_path / "rows.csv").write_text("\n".join(["a,b", *lines]))
+    with pytest.raises(dasp.DataFileError, match="line 2202 holds a quotation mark that does not quote a whole cell"):
+        open_source(tmp_path / "rows.csv", columns=["a"]).read(0, 1200)
+
+
+def test_lines_that_end_in_returns_alone_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_bytes(b"a,b\r1,2\r3,4\r")
+    with pytest.raises(dasp.DataFileError, match=r"its lines end in \\r alone"):
+        open_source(tmp_path / "rows.csv")
+
+
+@pytest.mark.parametrize("shape", [f"({10**30},)", "(True,)", f"({2**62}, {2**62})"])
+def test_an_array_with_an_impossible_shape_is_refused(shape: str, tmp_path: Path) -> None:
+    head = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    (tmp_path / "rows.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head.encode() + bytes(48))
+    with pytest.raises(dasp.DataFileError, match=r"not a \.npy array"):
+        open_source(tmp_path / "rows.npy")
 
 
 def test_an_empty_line_is_a_row_where_there_is_one_column(tmp_path: Path) -> None:
@@ -763,8 +915,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
 
 
 def test_players_whose_columns_would_be_one_are_refused(model: Voices, voices: Any, tmp_path: Path) -> None:

@@ -174,6 +174,10 @@ def test_a_model_that_cannot_be_exported_is_left_out_and_given_again(tmp_path: P
         dasp.Explainer.from_pretrained(folder)
     again = dasp.Explainer.from_pretrained(folder, model=model)
     assert torch.equal(again(ROWS, 1).values, explainer(ROWS, 1).values)
+    other = Branching()
+    other.inner[1] = nn.Sigmoid()
+    with pytest.raises(dasp.InputError, match="its layers, or the numbers that they hold beside weights, are not those"):
+        dasp.Explainer.from_pretrained(folder, model=other)
     with torch.no_grad():
         model.inner[0].weight[0, 0] += 1e-6
     with pytest.raises(dasp.InputError, match="weights are not those"):
@@ -290,6 +294,14 @@ def test_an_interrupt_leaves_the_folder_as_it_was(kept: Path, monkeypatch: pytes
         dasp.Explainer(network(), 0.7).save_pretrained(kept, ROWS)
     assert {path.name: path.read_bytes() for path in kept.iterdir()} == before
     assert [path.name for path in kept.parent.iterdir()] == ["kept"]
+
+
+def test_a_save_that_was_killed_between_its_two_renames_says_where_the_old_one_is(kept: Path) -> None:
+    old = kept.rename(kept.with_name(".kept.k2x.old"))
+    with pytest.raises(dasp.DataFileError, match=r"no such folder.*what was there is now .*\.kept\.k2x\.old; rename that"):
+        dasp.Explainer.from_pretrained(kept)
+    old.rename(kept)
+    dasp.Explainer.from_pretrained(kept)
 
 
 def test_a_result_logs_to_mlflow_with_its_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

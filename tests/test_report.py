@@ -244,6 +244,41 @@ def test_images_go_under_the_patches_of_a_file(tmp_path: Path) -> None:
     assert "not known which pixels belong to which patch" in said(held)
 
 
+def test_a_folder_of_images_says_its_patches_in_words(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).random((3, 1, 4, 4)).astype(np.float32)
+    np.save(tmp_path / "rows.npy", rows)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 1))
+    explainer = dasp.Explainer(model, 0.0, method=dasp.Exact(), players=dasp.players.grid(2, 3))
+    dasp.batch.explain(explainer, tmp_path / "rows.npy", tmp_path / "out", progress=False)
+    held = page_of(tmp_path / "out", tmp_path, rows=tmp_path / "rows.npy")
+    assert "Players: patches of 2 x 3\n" in said(held)
+    assert held["grid"] == {"layers": 1, "height": 4, "width": 4}
+
+
+@pytest.mark.parametrize(
+    ("layout", "text"),
+    [
+        (dasp.players.grid(2, 3), "grid:2x3"),
+        (dasp.players.pixels(), "pixels"),
+        (dasp.players.channels(), "channels"),
+        (dasp.players.tokens(1), "tokens along axis 1"),
+        (dasp.players.features(["a", "b"]), "features a, b"),
+    ],
+    ids=str,
+)
+def test_players_are_printed_as_the_command_line_has_them(layout: Any, text: str) -> None:
+    assert repr(layout) == text
+
+
+@pytest.mark.parametrize("scale", [1e300, 1e-60])
+def test_values_beyond_single_precision_are_shown(scale: float, tmp_path: Path) -> None:
+    columns = table(4, NAMES) | {name: scale * np.arange(1.0, 5.0) for name in (*NAMES, "output")}
+    held = page_of(write_table(tmp_path / "v.parquet", columns), tmp_path)
+    np.testing.assert_array_equal(held["arrays"]["values"].reshape(4, 3)[:, 0], columns["age"])
+    np.testing.assert_array_equal(column(held, "output"), columns["output"])
+    assert held["arrays"]["column-gap"].dtype == np.float32
+
+
 # Bounded
 
 

@@ -178,11 +178,14 @@ def test_filters_leave_the_right_rows_and_say_how_many(hundred: Path, opened: Op
     assert page.inner_text("#count") == "0 of 100 rows"
 
 
-def test_a_filter_in_percent_is_of_the_share(hundred: Path, opened: Opener) -> None:
+@pytest.mark.parametrize("text", [">= 2.5 %", ">= 2.5", "2.5 .. 100", "2.5%..100"])
+def test_a_filter_of_a_share_is_in_percent_as_it_is_shown(text: str, hundred: Path, opened: Opener) -> None:
     page = opened(hundred)
-    page.get_by_label("Filter audited error").fill(">= 2.5 %")
+    page.get_by_label("Filter audited error").fill(text)
     want = int((table(100, FEATURES, audit=True)["audit_error"] >= 0.025).sum())
     page.get_by_text(f"{want} of 100 rows", exact=True).wait_for()
+    page.get_by_label("Filter output").fill("> 1 %")
+    page.wait_for_selector("input[aria-label='Filter output'][aria-invalid=true]")
 
 
 def test_heads_sort_by_mouse_and_keyboard(hundred: Path, opened: Opener) -> None:
@@ -285,8 +288,10 @@ def test_images_are_drawn_over_what_they_explain(images: Path, opened: Opener) -
     names = tuple(f"p_{i}_{j}" for i in range(8) for j in range(8))
     columns = table(12, names, targets=2)
     values = np.array([columns[name][1] for name in names])
-    pixels = np.array(page.evaluate("""() => { const c = document.querySelector('canvas.heat');
-      return [...c.getContext('2d').getImageData(0, 0, 8, 8).data] }""")).reshape(64, 4)
+    pixels = np.array(
+        page.evaluate("""() => { const c = document.querySelector('canvas.heat');
+      return [...c.getContext('2d').getImageData(0, 0, 8, 8).data] }""")
+    ).reshape(64, 4)
     strong = np.abs(values) > 0.5 * np.abs(values).max()
     redder = pixels[:, 0].astype(int) - pixels[:, 2].astype(int)
     assert strong.sum() >= 3

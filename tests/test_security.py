@@ -31,6 +31,7 @@ from dasp.options import players_of
 ROOT = Path(__file__).parents[1]
 ROWS = torch.ones(2, 3)
 Members = dict[str, bytes]
+Edit = Callable[[Members, Path], None]
 
 
 class Hostile:
@@ -115,6 +116,16 @@ def reads_a_file(members: Members, mark: Path) -> None:
     edited(members, "models/model.json", '"torch.ops.aten.relu.default"', '"torch.ops.aten.from_file.default"')
 
 
+def of_torchscript(target: str) -> Edit:
+    """An edit that calls an operation which networks do not have, though `torch.ops` knows it."""
+
+    def edit(members: Members, mark: Path) -> None:
+        edited(members, "models/model.json", '"torch.ops.aten.relu.default"', f'"torch.ops.{target}"')
+
+    edit.__name__ = target
+    return edit
+
+
 def structure_imports(members: Members, mark: Path) -> None:
     context = {"default_factory_module": "antigravity", "default_factory_name": "geohash", "dict_context": []}
     kind = {"type": "collections.defaultdict", "context": json.dumps(context), "children_spec": []}
@@ -129,7 +140,7 @@ def structure_names_an_enum(members: Members, mark: Path) -> None:
 
 
 def name_is_source(members: Members, mark: Path) -> None:
-    edited(members, "models/model.json", '"name": "input"', f'"name": "input=__import__(\'os\').mkdir(\'{mark}\')"')
+    edited(members, "models/model.json", '"name": "input"', f"\"name\": \"input=__import__('os').mkdir('{mark}')\"")
 
 
 def compiled_code(members: Members, mark: Path) -> None:
@@ -158,11 +169,12 @@ def refused(path: Path, mark: Path, reason: str = "is refused") -> None:
     assert not mark.exists()
 
 
-Edit = Callable[[Members, Path], None]
 RUN_BY_TORCH: list[Edit] = [pickled_weight, old_weights, opaque_constant, size_in_python]
 OTHERS: list[Edit] = [
     renamed_constant, size_under_another_name, target_outside, reads_a_file, structure_imports, structure_names_an_enum,
     name_is_source, compiled_code, two_folders,
+    *map(of_torchscript, ("aten.save.default", "aten.manual_seed.default", "prim.Print.default", "prim.device.default",
+                          "aten._print.default")),
 ]  # fmt: skip
 
 

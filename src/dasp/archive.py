@@ -33,7 +33,7 @@ OLD = re.compile(r"version|extra_files/.*|serialized_(exported_program\.json|(st
 OPERATION = re.compile(r"torch\.ops\.(\w+)\.(\w+)\.(\w+)")
 HIGHER = frozenset({"wrap_with_set_grad_enabled", "wrap_with_autocast", "cond", "while_loop", "scan", "associative_scan"})
 REFUSED = frozenset(
-    {"aten.from_file", "c10d", "_c10d_functional", "_dtensor", "debugprims", "inductor", "profiler", "symm_mem"}
+    {"aten.from_file", "aten._print", "c10d", "_c10d_functional", "_dtensor", "debugprims", "inductor", "profiler", "symm_mem"}
 )
 """Operations and groups of them that reach outside of the computation."""
 SYMBOLIC = re.compile(
@@ -187,7 +187,8 @@ def _check_target(target: str) -> None:
     if found is not None:
         group, name, overload = found.groups()
         packet = getattr(getattr(torch.ops, group), name, None)
-        known = isinstance(getattr(packet, overload, None), torch._ops.OpOverload)
+        operation = getattr(packet, overload, None)
+        known = isinstance(operation, torch._ops.OpOverload) and _dispatched(operation)
         if known and not {group, f"{group}.{name}"} & REFUSED:
             return
         if packet is None:
@@ -195,6 +196,11 @@ def _check_target(target: str) -> None:
     if target.startswith("torch.ops.higher_order.") and target.rpartition(".")[2] in HIGHER:
         return
     raise _Refused(f"it calls {target[:80]!r}, which is not an operation of a network")
+
+
+def _dispatched(operation: torch._ops.OpOverload) -> bool:
+    """Whether torch dispatches it; the other names in `torch.ops` are of TorchScript, which can write files, print and seed."""
+    return torch._C._dispatch_has_kernel(operation.name())
 
 
 def _check_size(text: str) -> None:

@@ -36,7 +36,7 @@ def players_of(spec: str | None) -> Any:
     if spec.endswith(".npy"):
         try:
             mask = np.asarray(np.load(spec, allow_pickle=False))
-        except (OSError, ValueError, EOFError, TypeError) as error:
+        except (OSError, ValueError, EOFError, TypeError, OverflowError, MemoryError) as error:
             raise DataFileError(f"--players {spec}: not a .npy array of integers ({error}).") from error
         if mask.dtype.kind not in "iu":
             raise DataFileError(

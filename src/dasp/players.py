@@ -25,7 +25,7 @@ Shape = tuple[int, ...]
 
 
 class Layout(ABC):
-    """A rule that assigns input elements to players."""
+    """A rule that assigns input elements to players. Its printed form is the text of `--players`, where there is one."""
 
     def build(self, shapes: Sequence[Sequence[int]]) -> Players:
         """Players for inputs of these shapes (without batch axis).
@@ -46,12 +46,15 @@ class Layout(ABC):
         """Owners 0, 1, ... of one input's elements (int64, of the given shape) and the players' names."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _Grid(Layout):
     height: int
     width: int
     noun: str
     plural: str
+
+    def __repr__(self) -> str:
+        return "pixels" if self.noun == "pixel" else f"grid:{self.height}x{self.width}"
 
     def label(self, shape: Shape) -> tuple[Tensor, list[str]]:
         if len(shape) < 2:
@@ -63,10 +66,13 @@ class _Grid(Layout):
         return labels, [f"{self.noun} {r},{c}" for r in range(down) for c in range(across)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _Along(Layout):
     axis: int
     noun: str
+
+    def __repr__(self) -> str:
+        return f"{self.noun}s" + (f" along axis {self.axis}" if self.axis else "")
 
     def label(self, shape: Shape) -> tuple[Tensor, list[str]]:
         if not -len(shape) <= self.axis < len(shape):
@@ -78,9 +84,12 @@ class _Along(Layout):
         return labels, [f"{self.noun} {i}" for i in range(shape[axis])]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _Features(Layout):
     names: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"features {', '.join(self.names)}"
 
     def build(self, shapes: Sequence[Sequence[int]]) -> Players:
         players = Players.elements(shapes, self.names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -26,7 +27,7 @@ from .background import PerRow
 from .checks import further, native
 from .errors import DaspError, DataFileError, InputError, OutputFileError
 from .estimators import Estimator
-from .fingerprint import of_weights
+from .fingerprint import of_form, of_weights
 from .game import Players
 from .graph import quiet
 from .model import Model, load_program
@@ -82,7 +83,12 @@ class Pretrained:
                 "baseline": _baseline_out(self.baseline, tensors),
                 "feature_names": self.feature_names,
                 "memory": self.memory,
-                "model": {"name": self.model.name, "weights": of_weights(self.model), "saved": model},
+                "model": {
+                    "name": self.model.name,
+                    "weights": of_weights(self.model),
+                    "form": of_form(self.model),
+                    "saved": model,
+                },
             }
             program = self.model.exported(self._examples(inputs), further(additional_forward_args)) if model else None
 
@@ -106,12 +112,13 @@ class Pretrained:
 
         Args:
             folder: where it is.
-            model: the model, where it was left out or is to be used in place of the one saved; its weights must be the same.
+            model: the model, where it was left out or is to be used in place of the one saved; its weights must be the same,
+                and its layers, where both are modules, or both programs.
 
         Raises:
             DataFileError: a file is missing, was changed, or is of another format; or an option is unknown.
             ModelFileError: the program cannot be read here.
-            InputError: the folder holds no model and none is given, or the one given has other weights.
+            InputError: the folder holds no model and none is given, or the one given is another.
         """
         place = Path(folder)
         about = _read_config(place)
@@ -126,11 +133,7 @@ class Pretrained:
                 model = Model(load_program(place / PROGRAM))
             else:
                 model = model if isinstance(model, Model) else Model(model)
-                if of_weights(model) != known["weights"]:
-                    raise InputError(
-                        f"model: its weights are not those of the {known['name']} that {place} was saved with. Give the same "
-                        "model, or make a new explainer for this one."
-                    )
+                _check_model(model, known, place)
             device = model.device or torch.device("cpu")
             options = {
                 "method": _method_in(about["method"]),
@@ -157,6 +160,18 @@ class Pretrained:
         parts = self.baseline if isinstance(self.baseline, tuple) else (self.baseline,)
         rows = tuple(part.rows for part in parts if isinstance(part, PerRow))
         return self._examples(rows) if rows and len(rows) == len(parts) else ()
+
+
+def _check_model(model: Model, known: dict[str, Any], place: Path) -> None:
+    form, saved = of_form(model), known.get("form")
+    wrong = "weights" if of_weights(model) != known["weights"] else ""
+    if not wrong and saved is not None and saved["kind"] == form["kind"] and saved["digest"] != form["digest"]:
+        wrong = "layers, or the numbers that they hold beside weights,"
+    if wrong:
+        raise InputError(
+            f"model: its {wrong} are not those of the {known['name']} that {place} was saved with. Give the same model, or "
+            "make a new explainer for this one."
+        )
 
 
 def _write_folder(folder: Path, write: Callable[[Path], None]) -> Path:
@@ -205,7 +220,9 @@ def _ours(folder: Path) -> bool:
 def _read_config(place: Path) -> dict[str, Any]:
     """The settings, once the files are those that were written."""
     if not place.is_dir():
-        raise DataFileError(f"{place}: no such folder.")
+        kept = sorted(place.parent.glob(f".{glob.escape(place.name)}.*.old"))
+        hint = f" A save over it was ended halfway: what was there is now {kept[-1]}; rename that." if kept else ""
+        raise DataFileError(f"{place}: no such folder.{hint}")
     about = _json(place / CONFIG)
     if about.get("format") != FORMAT:
         raise DataFileError(

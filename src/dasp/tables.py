@@ -141,9 +141,7 @@ def read_baseline(spec: str, rows: Described) -> Array | float:
         if values.shape == (1, *rows.shape):
             values = values[0]
         if values.shape != rows.shape and (values.shape[1:] != rows.shape or not len(values)):
-            raise DataFileError(
-                f"{path}: baseline of shape {values.shape}, but one row of {rows.path} has shape {rows.shape}."
-            )
+            raise DataFileError(f"{path}: baseline of shape {values.shape}, but one row of {rows.path} has shape {rows.shape}.")
         if values.dtype.kind not in "fiub" or not np.isfinite(values).all():
             raise DataFileError(f"{path}: a baseline must hold finite numbers.")
         return native(values)
@@ -201,9 +199,7 @@ class TableWriter:
         except OSError as error:
             raise OutputFileError(f"{self.path}: writing failed ({error}).") from error
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         complete = False
         try:
             if kind is None and self._writer is not None:
@@ -282,8 +278,9 @@ def load_npy(path: Path) -> Array:
     if not path.is_file():
         raise DataFileError(f"{path}: no such file.")
     try:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        with np.errstate(over="ignore"):  # a size that no file has is refused thereafter
+            loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError, OverflowError, TypeError, MemoryError) as error:
         raise DataFileError(f"{path}: not a .npy array of numbers ({error}).") from error
     if not isinstance(loaded, np.ndarray):
         raise DataFileError(f"{path}: holds several arrays (npz); save one array with numpy.save.")

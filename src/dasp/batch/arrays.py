@@ -6,19 +6,20 @@ from pathlib import Path
 
 from ..errors import DataFileError
 from ..tables import load_npy, native
-from .source import Chunk, Source, file_digest
+from .source import Chunk, OneFile
 
 
-class ArrayFile(Source):
+class ArrayFile(OneFile):
     """A `.npy` file, first axis rows. It is mapped anew for each chunk, so that what was read does not stay in memory."""
 
     def __init__(self, path: Path) -> None:
+        super().__init__(path)
         data = load_npy(path)
         if data.ndim == 0:
             raise DataFileError(f"{path}: holds a single number; save an array whose first axis is the rows.")
         if data.dtype.kind not in "fiub":
             raise DataFileError(f"{path}: holds {data.dtype} values; rows must be numbers.")
-        self.path, self.names = path, None
+        self.names = None
         self.shape, self._rows = tuple(data.shape[1:]), len(data)
 
     def __len__(self) -> int:
@@ -27,11 +28,3 @@ class ArrayFile(Source):
     def read(self, start: int, stop: int) -> Chunk:
         """See `Source.read`."""
         return Chunk(native(load_npy(self.path)[start:stop]), {})
-
-    def identity(self) -> str:
-        """See `Source.identity`."""
-        return file_digest(self.path)
-
-    def where(self, row: int) -> tuple[str, int | None]:
-        """See `Source.where`."""
-        return self.path.name, row + 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 
 from ..errors import DataFileError
 from ..tables import Array, is_number, pick_columns, pyarrow_module
-from .source import Chunk, Source, file_digest
+from .source import Chunk, OneFile
 
 STEP = 1024
 """Rows that are parsed at a time."""
@@ -19,7 +21,7 @@ HEAD = 2**18
 NEWLINE, RETURN, QUOTE = 10, 13, 34
 
 
-class CsvFile(Source):
+class CsvFile(OneFile):
     """A table of comma-separated values with a line of column names; quoted cells may hold line ends.
 
     One pass over the bytes counts the rows and notes where every `STEP`th begins. Lines without anything are passed over,
@@ -27,10 +29,13 @@ class CsvFile(Source):
     """
 
     def __init__(self, path: Path, columns: list[str] | None) -> None:
+        super().__init__(path)
         self._header = _header(path)
-        self.path, self.names = path, pick_columns(path, self._header, columns)
+        self.names = pick_columns(path, self._header, columns)
         self.shape = (len(self.names),)
         self._offsets, self._rows = _index(path, skip_empty=len(self._header) > 1)
+        if not self._rows and _ends_in_returns(path):
+            raise DataFileError(f"{path}: its lines end in \\r alone. Save it with \\n or \\r\\n as line ends.")
         self._kept: tuple[int, Chunk] | None = None
 
     def __len__(self) -> int:
@@ -50,13 +55,9 @@ class CsvFile(Source):
             bad |= {first + row - start: why for row, why in chunk.bad.items() if low <= row < high}
         return Chunk(np.concatenate(values) if values else np.zeros((0, *self.shape)), bad)
 
-    def identity(self) -> str:
-        """See `Source.identity`."""
-        return file_digest(self.path)
-
-    def where(self, row: int) -> tuple[str, int | None]:
-        """See `Source.where`."""
-        return self.path.name, row + 1
+    def close(self) -> None:
+        """See `Source.close`."""
+        self._kept = None
 
     def _block(self, block: int) -> Chunk:
         if self._kept is None or self._kept[0] != block:
@@ -91,14 +92,14 @@ class CsvFile(Source):
             )  # fmt: skip
         except pyarrow.ArrowInvalid as error:
             if len(bad) != rows:
-                raise DataFileError(
+                raise _stray(self.path) or DataFileError(
                     f"{self.path}: rows from {block * STEP + 1} on cannot be read ({error}). Where a cell holds a quotation "
                     "mark, it must be doubled and the cell be quoted."
                 ) from error
             table = None
         read = 0 if table is None else table.num_rows
         if read + len(bad) != rows:
-            raise DataFileError(
+            raise _stray(self.path) or DataFileError(
                 f"{self.path}: {read + len(bad)} rows where {rows} lines stand, from row {block * STEP + 1} on. Save it with "
                 "one row a line and \\n or \\r\\n as line ends; quotation marks in cells must be doubled, and the cells quoted."
             )
@@ -172,8 +173,44 @@ def _index(path: Path, *, skip_empty: bool) -> tuple[Array, int]:
             if len(last):
                 start = base + int(last[-1]) + 1
             base, before = base + len(data), int(block[-1])
+    if quoted and (stray := _stray(path)):
+        raise stray
     if base > start and not (base == start + 1 and before == RETURN) and not header:  # a last line without its end
         if count % STEP == 0:
             starts.append(start)
         count += 1
     return np.array([*starts, base], dtype=np.int64), count
+
+
+def _ends_in_returns(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return re.search(rb"\r(?!\n)", file.read(HEAD)) is not None
+
+
+def _stray(path: Path) -> DataFileError | None:
+    """The error about the first quotation mark that neither begins nor ends a cell, nor is doubled in one; None without."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        begun, at = -1, data.find(b'"')
+        while at >= 0:
+            behind = data[at + 1 : at + 2]
+            if begun < 0:
+                begun = at
+                if data[max(at - 1, 0) : at] not in (b"", b",", b"\n", b"\r"):
+                    break
+            elif behind == b'"':
+                at += 1
+            elif behind in (b"", b",", b"\n", b"\r"):
+                begun = -1
+            else:
+                break
+            at = data.find(b'"', at + 1)
+        if begun < 0:
+            return None
+        line, left = 1, begun
+        while left > 0:
+            line += data.read(min(BLOCK, left)).count(b"\n")
+            left -= BLOCK
+    return DataFileError(
+        f"{path}: line {line} holds a quotation mark that does not quote a whole cell. Remove it; or, where it belongs to the "
+        "cell, double it and quote the cell."
+    )

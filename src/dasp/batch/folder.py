@@ -18,7 +18,6 @@ ASIDE = "_set-aside"
 """Folder inside the output for the rows that could not be explained; readers of data sets pass over such names."""
 LOCK = ".lock"
 LEFT = ".part-*.tmp"  # what a killed run leaves
-SHOWN = 60  # letters of a setting in a message
 
 
 @dataclass(frozen=True)
@@ -85,20 +84,25 @@ class Folder:
                 raise OutputFileError(f"{inside}: is a link, and dasp writes there. Remove it, or name another folder.")
         try:
             self.path.mkdir(exist_ok=True)
-            self._lock = open(self.path / LOCK, "ab")  # noqa: SIM115 - closed by close
+            self._lock = _held(self.path / LOCK)
         except OSError as error:
+            if isinstance(error, OutputFileError):
+                raise
             raise OutputFileError(f"{self.path}: cannot be written there ({error.strerror}).") from error
         try:
-            _hold(self._lock, self.path)
             for left in (*self.path.glob(LEFT), *(self.path / ASIDE).glob(LEFT)):
                 left.unlink()
             self.done = {counts.part: counts for counts in map(self._checked, sorted(self.path.glob("*.parquet")))}
         except BaseException:
-            self._lock.close()
+            self.close()
             raise
 
     def close(self) -> None:
         """Let another run in."""
+        if self._lock.closed:
+            return
+        with contextlib.suppress(OSError):  # some systems do not remove a file that is open
+            os.unlink(self.path / LOCK)
         self._lock.close()
 
     def part(self, number: int) -> Path:
@@ -123,11 +127,9 @@ class Folder:
         if about is None:
             raise OutputFileError(f"{path}: is not a part that dasp wrote, and would be mixed with them. Name another folder.")
         if about["run"] != self.run:
-            key = next(key for key in {**self.run, **about["run"]} if self.run.get(key) != about["run"].get(key))
-            there, here = (str(run.get(key, "nothing"))[:SHOWN] for run in (about["run"], self.run))
             raise OutputFileError(
-                f"{path}: is a part of another run, whose {key} is {there} and not {here}. To go on with that run give what it "
-                "was given; for a new one name another folder, or delete this one."
+                f"{path}: is a part of another run, whose {_differing(about['run'], self.run)}. To go on with that run give "
+                "what it was given; for a new one name another folder, or delete this one."
             )
         try:
             counts = Counts(**about["part"])
@@ -201,6 +203,12 @@ def _about(path: Path) -> dict[str, Any] | None:
     return found if whole else None
 
 
+def _differing(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """The settings that two runs do not share."""
+    keys = [key for key in {**here, **there} if here.get(key) != there.get(key)]
+    return ", and whose ".join(f"{key} is {there.get(key, 'nothing')} and not {here.get(key, 'nothing')}" for key in keys)
+
+
 def _beside(path: Path) -> Path:
     return path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
 
@@ -228,15 +236,25 @@ def _settle(folder: Path) -> None:
             os.close(handle)
 
 
-def _hold(lock: IO[bytes], path: Path) -> None:
-    """Hold a lock that ends with the process, however that ends. Systems without such locks do without."""
+def _held(path: Path) -> IO[bytes]:
+    """A lock that ends with the process, however that ends. Systems without such locks do without."""
     try:
         import fcntl
     except ImportError:
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise OutputFileError(f"{path}: another run is writing there. Wait for it, or name another folder.") from None
-    except OSError:
-        return  # a file system without locks
+        return open(path, "ab")
+    while True:
+        lock = open(path, "ab")  # noqa: SIM115 - closed by who holds it
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise OutputFileError(
+                f"{path.parent}: another run is writing there. Wait for it, or name another folder."
+            ) from None
+        except OSError:
+            return lock  # a file system without locks
+        # The run before removes its file when it ends; a lock on that one keeps nobody out.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), os.fstat(lock.fileno())):
+                return lock
+        lock.close()

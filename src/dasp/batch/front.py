@@ -107,9 +107,9 @@ def explain(
 
     A part appears whole or not at all. Called again with the same arguments, it goes on after the parts that are there; a
     folder that holds parts of another run is refused: other settings, weights, or data, which are known by their bytes (of
-    files above 64 MiB by samples of them, of images by their names and sizes). The parts are the same to the last bit
-    whatever `chunk`, `workers` and interruptions, and the values of a row also whatever `part_rows`; another `batch` may change
-    last digits.
+    files above 64 MiB by samples of them). A file that is changed during the run ends it. The parts are the same to the last
+    bit whatever `chunk`, `workers` and interruptions, and the values of a row also whatever `part_rows`; another `batch` may
+    change last digits.
 
     Args:
         explainer: an explainer, or a model as `dasp.Explainer` takes it.
@@ -263,9 +263,9 @@ def _plan(
         "rows": len(source),
         "columns": source.names,
         "baseline": described(explainer.baseline),
-        "method": repr(explainer.method),
+        "method": described(explainer.method),
         "players": described(explainer.players),
-        "semivalue": repr(explainer.semivalue),
+        "semivalue": described(explainer.semivalue),
         "names": names,
         "target": target if isinstance(target, str) else as_json(target),
         "audit": audit,

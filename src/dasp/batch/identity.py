@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass
+from types import CodeType, FunctionType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.export import ExportedProgram
 
-from ..fingerprint import of_weights
+from ..errors import InputError
+from ..fingerprint import ADDRESS, of_weights, printed
 from ..game import Players
 from ..model import Model
 from .source import digest_of
@@ -17,29 +19,15 @@ from .source import digest_of
 
 def model_digest(model: Model) -> str:
     """Of all weights, and of the program; where there is none, of the module's printed form and plain attributes."""
-    source = model.source
-    code = source.graph_module.code if isinstance(source, ExportedProgram) else getattr(source, "code", None)
-    return digest_of(code if isinstance(code, str) else repr(source) + _attributes(source), of_weights(model))
-
-
-def _attributes(source: Any) -> str:
-    """The numbers, texts and sequences of them that modules hold beside their weights; not whether they train."""
-    found = []
-    for name, module in source.named_modules() if isinstance(source, torch.nn.Module) else ():
-        kind = f"{type(module).__module__}.{type(module).__qualname__}"
-        plain = {key: value for key, value in vars(module).items() if key != "training" and _is_plain(value)}
-        found.append(f"{name} {kind} {sorted(plain.items())!r}")
-    return "\n".join(found)
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | complex | str)
+    return digest_of(printed(model), of_weights(model))
 
 
 def described(value: Any) -> str:
-    """A setting in words: a digest of what holds many numbers, else its printed form."""
+    """A setting in words: a digest of what holds many numbers, else its printed form; a function by name and code.
+
+    Raises:
+        InputError: a later process would print it otherwise, and could not go on with the run.
+    """
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(np.ascontiguousarray(value).astype(value.dtype.newbyteorder("=")))
     if isinstance(value, Tensor):
@@ -49,4 +37,28 @@ def described(value: Any) -> str:
         return digest_of(repr((value.count, value.names)), *(described(label) for label in value.labels))
     if isinstance(value, tuple) and any(isinstance(part, Tensor | np.ndarray) for part in value):
         return digest_of(*(described(part) for part in value))
-    return repr(value)
+    if isinstance(value, FunctionType):
+        around = [cell.cell_contents for cell in value.__closure__ or ()]
+        given = [value.__defaults__, value.__kwdefaults__, *(part for part in around if part is not value)]
+        return f"{value.__module__}.{value.__qualname__} {digest_of(_code(value.__code__), *map(described, given))}"
+    text = repr(value)
+    if not ADDRESS.search(text):
+        return text
+    if isinstance(value, tuple):
+        return f"({', '.join(map(described, value))})"
+    if is_dataclass(value) and not isinstance(value, type):
+        options = (f"{field.name}={described(getattr(value, field.name))}" for field in fields(value))
+        return f"{type(value).__qualname__}({', '.join(options)})"
+    raise InputError(
+        f"{text}: cannot be known again by a later process, which has to go on where this one was ended. Give its class "
+        f"({type(value).__qualname__}) a __repr__ that names its settings; or, of a method, give a function."
+    )
+
+
+def _code(code: CodeType) -> str:
+    """Digest of what a function does, wherever it stands."""
+    inner = [_code(part) for part in code.co_consts if isinstance(part, CodeType)]
+    plain = [part for part in code.co_consts if not isinstance(part, CodeType)]
+    # Each process prints a set in an order of its own.
+    texts = [str(sorted(map(repr, part))) if isinstance(part, frozenset) else repr(part) for part in plain]
+    return digest_of(code.co_code, repr(code.co_names), *inner, *texts)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import DataFileError, InputError, MissingExtraError
 from ..tables import Array
-from .source import Chunk, Source, digest_of, leads_out
+from .source import Chunk, Source, changed, digest_of, file_digest, leads_out, state_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 LOSSLESS = {1: {"1": "L", "L": "L"}, 3: {"1": "RGB", "L": "RGB", "P": "RGB", "RGB": "RGB"}, 4: {"RGBA": "RGBA"}}
@@ -37,6 +37,7 @@ class Images(Source):
                 "width. Save such rows as .npy."
             )
         self._pillow = _pillow()
+        self._states = np.array([state_of(path / name) for name in files], dtype=np.int64)  # (images, 2)
         self.shape = shape or self._first_shape()
 
     def __len__(self) -> int:
@@ -62,8 +63,14 @@ class Images(Source):
         return Chunk(values, bad)
 
     def identity(self) -> str:
-        """Digest of all names and sizes; the pixels are not read."""
-        return digest_of(*(f"{name} {(self.path / name).stat().st_size}" for name in self.files))
+        """Digest of all names and bytes."""
+        return digest_of(*(f"{name} {_digest(self.path / name)}" for name in self.files))
+
+    def check(self, start: int, stop: int) -> None:
+        """See `Source.check`."""
+        for name, state in zip(self.files[start:stop], self._states[start:stop].tolist(), strict=True):
+            if state_of(self.path / name) != tuple(state):
+                raise changed(self.path / name)
 
     def where(self, row: int) -> tuple[str, int | None]:
         """See `Source.where`."""
@@ -104,6 +111,14 @@ class Images(Source):
             except DataFileError:
                 continue
         raise DataFileError(f"{self.path}: none of its {len(self.files)} images can be read.")
+
+
+def _digest(path: Path) -> str:
+    """Of an image's bytes; a word for one without any that can be read, which becomes a bad row."""
+    try:
+        return file_digest(path)
+    except OSError:
+        return "unreadable"
 
 
 def _pillow() -> Any:

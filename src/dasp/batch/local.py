@@ -33,6 +33,7 @@ def run_here(plan: Plan, explainer: Explainer, folder: Folder, todo: Sequence[in
     for number in todo:
         with folder.writing(number) as part:
             counts, aside = worker.work(number, part.sink, tick)
+            plan.check(number)
             part.finish(counts, aside)
 
 
@@ -68,7 +69,7 @@ def _pool(plan: Plan, data: bytes, folder: Folder, left: list[int], tick: Tick, 
                     running.add(pool.submit(_make, waiting.pop()))
                 finished, running = wait(running, return_when=FIRST_COMPLETED)
                 for one in finished:
-                    counts = put(folder, one.result())
+                    counts = put(plan, folder, one.result())
                     left.remove(counts.part)
                     tick(counts.rows + counts.set_aside)
         except BaseException:
@@ -78,9 +79,10 @@ def _pool(plan: Plan, data: bytes, folder: Folder, left: list[int], tick: Tick, 
             raise
 
 
-def put(folder: Folder, made: Made) -> Counts:
+def put(plan: Plan, folder: Folder, made: Made) -> Counts:
     """Write a part that another process made."""
     data, counts, aside = made
+    plan.check(counts.part)
     with folder.writing(counts.part) as part:
         part.sink.write(data)
         part.finish(counts, aside)

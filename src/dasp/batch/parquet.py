@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +10,23 @@ import numpy as np
 
 from ..errors import DataFileError
 from ..tables import pick_columns, pyarrow_module
-from .source import Chunk, Source, file_digest
+from .source import Chunk, OneFile
 
 STEP = 4096
 """Rows that are decoded at a time."""
 
 
-class ParquetFile(Source):
-    """A parquet file of numbers. Rising calls of `read` go on where the one before ended; others start at a row group."""
+class ParquetFile(OneFile):
+    """A parquet file of numbers. Rising calls of `read` go on where the one before ended; others start at a row group.
+
+    It is open from the first row that is read up to its last, or until `close`.
+    """
 
     def __init__(self, path: Path, columns: list[str] | None) -> None:
         kind = pyarrow_module("pyarrow").types
-        self.path, self._open = path, _opened(path)
-        schema, metadata = self._open.schema_arrow, self._open.metadata
+        super().__init__(path)
+        with _opened(path) as file:
+            schema, metadata = file.schema_arrow, file.metadata
         self.names = pick_columns(path, schema.names, columns)
         for name in self.names:
             column = schema.field(name).type
@@ -31,21 +35,29 @@ class ParquetFile(Source):
         self.shape = (len(self.names),)
         groups = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self._starts = np.cumsum([0, *groups])
-        self._at = -1  # the next row of the stream; none yet
-        self._stream: Iterator[Any] = iter(())
-        self._left: Any = None  # what was decoded and not yet asked for
+        self._stream: Generator[Any] | None = None
+        self.close()
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": None, "_at": -1, "_stream": iter(()), "_left": None}
+        return self.__dict__ | {"_at": -1, "_stream": None, "_left": None}
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        if self._stream is not None:
+            self._stream.close()
+        self._stream = None
+        self._at = -1  # the next row of the stream
+        self._left: Any = None  # what was decoded and not yet asked for
 
     def read(self, start: int, stop: int) -> Chunk:
         """See `Source.read`."""
         group = int(np.searchsorted(self._starts, start, side="right")) - 1
-        if not self._starts[group] <= self._at <= start:
-            self._at, self._stream, self._left = int(self._starts[group]), self._batches(group), None
+        if self._stream is None or not self._starts[group] <= self._at <= start:
+            self.close()
+            self._at, self._stream = int(self._starts[group]), self._batches(group)
         bad: dict[int, str] = {}
         values, done = [], start
         while done < stop:
@@ -64,23 +76,16 @@ class ParquetFile(Source):
                 bad |= {done - start + row: why for row, why in found.bad.items()}
                 values.append(found.values)
                 done += taken.num_rows
+        if self._at == len(self):
+            self.close()
         return Chunk(np.concatenate(values) if values else np.zeros((0, *self.shape)), bad)
 
-    def identity(self) -> str:
-        """See `Source.identity`."""
-        return file_digest(self.path)
-
-    def where(self, row: int) -> tuple[str, int | None]:
-        """See `Source.where`."""
-        return self.path.name, row + 1
-
-    def _batches(self, group: int) -> Iterator[Any]:
-        if self._open is None:
-            self._open = _opened(self.path)
-        for number in range(group, len(self._starts) - 1):
-            yield from self._open.iter_batches(
-                batch_size=STEP, row_groups=[number], columns=list(self.names or ()), use_threads=False
-            )
+    def _batches(self, group: int) -> Generator[Any]:
+        with _opened(self.path) as file:
+            for number in range(group, len(self._starts) - 1):
+                yield from file.iter_batches(
+                    batch_size=STEP, row_groups=[number], columns=list(self.names or ()), use_threads=False
+                )
 
     def _numbers(self, batch: Any) -> Chunk:
         bad: dict[int, str] = {}

@@ -68,7 +68,7 @@ def run_on_ray(
             found = pickle.loads(row["made"])
             if isinstance(found, DaspError):
                 raise found
-            counts = put(folder, found)
+            counts = put(plan, folder, found)
             tick(counts.rows + counts.set_aside)
 
 

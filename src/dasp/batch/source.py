@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,6 +66,17 @@ class Source(ABC):
     def where(self, row: int) -> tuple[str, int | None]:
         """The file of a row and the row's number in it, from 1; None where the file is the row."""
 
+    @abstractmethod
+    def check(self, start: int, stop: int) -> None:
+        """That the files of rows `start` to `stop - 1` are those that were opened.
+
+        Raises:
+            DataFileError: one was changed since, so that rows of two versions would be mixed.
+        """
+
+    def close(self) -> None:  # noqa: B027 - not every source keeps something
+        """Let go of open files and of what was read ahead; `read` opens them again."""
+
     @property
     def labelled(self) -> bool:
         """Whether the file of each row is written beside its values."""
@@ -104,8 +116,29 @@ class Source(ABC):
         return total / count
 
 
+class OneFile(Source):
+    """The rows of a single file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._state = state_of(path)
+
+    def identity(self) -> str:
+        """See `Source.identity`."""
+        return file_digest(self.path)
+
+    def check(self, start: int, stop: int) -> None:
+        """See `Source.check`."""
+        if state_of(self.path) != self._state:
+            raise changed(self.path)
+
+    def where(self, row: int) -> tuple[str, int | None]:
+        """See `Source.where`."""
+        return self.path.name, row + 1
+
+
 class Joined(Source):
-    """Data sets of the same columns, one after the other."""
+    """Data sets of the same columns, one after the other. One at a time is open."""
 
     def __init__(self, path: Path, parts: Sequence[Source]) -> None:
         self.path, self.parts = path, tuple(parts)
@@ -118,6 +151,7 @@ class Joined(Source):
                     "those to take."
                 )
         self._starts = np.cumsum([0, *(len(part) for part in parts)])
+        self._now = self.parts[0]
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -128,7 +162,10 @@ class Joined(Source):
         values, row = [], start
         while row < stop:
             which, inside = self._of(row)
-            part = self.parts[which].read(inside, min(len(self.parts[which]), inside + stop - row))
+            if self.parts[which] is not self._now:
+                self._now.close()
+                self._now = self.parts[which]
+            part = self._now.read(inside, min(len(self._now), inside + stop - row))
             bad |= {row - start + i: why for i, why in part.bad.items()}
             values.append(part.values)
             row += len(part.values)
@@ -137,6 +174,16 @@ class Joined(Source):
     def identity(self) -> str:
         """See `Source.identity`."""
         return digest_of(*(part.identity() for part in self.parts))
+
+    def check(self, start: int, stop: int) -> None:
+        """See `Source.check`."""
+        for part, first in zip(self.parts, self._starts.tolist(), strict=False):
+            if first < stop and first + len(part) > start:
+                part.check(max(start - first, 0), min(stop - first, len(part)))
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        self._now.close()
 
     def where(self, row: int) -> tuple[str, int | None]:
         """See `Source.where`."""
@@ -170,6 +217,23 @@ def first_marked(marks: Array, chunk: Chunk, names: Sequence[str] | None, why: s
 def leads_out(folder: Path, path: Path) -> bool:
     """Whether a path in a folder leads out of it, by a link or by its name."""
     return not path.resolve().is_relative_to(folder.resolve())
+
+
+def state_of(path: Path) -> tuple[int, int]:
+    """Size and time of the last change of a file; zeros where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
+
+
+def changed(path: Path) -> DataFileError:
+    """The error about a file that is not the one that was opened."""
+    return DataFileError(
+        f"{path}: was changed after it was opened, so that rows of two versions would be mixed. Let nothing write there, and "
+        "start again into another folder."
+    )
 
 
 def digest_of(*parts: str | bytes) -> str:

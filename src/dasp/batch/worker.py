@@ -70,6 +70,11 @@ class Plan:
         """The rows of the data set that belong to a part."""
         return range(part * self.part_rows, min((part + 1) * self.part_rows, len(self.source)))
 
+    def check(self, part: int) -> None:
+        """That the files of a part's rows are still those that were opened; else `DataFileError`."""
+        rows = self.rows_of(part)
+        self.source.check(rows.start, rows.stop)
+
 
 class Worker:
     """An explainer at work on parts."""

@@ -13,7 +13,7 @@ from ..batch import open_source
 from ..errors import DataFileError
 from ..tables import Array
 from .content import Content, evenly, left_out, rows_that_fit, told
-from .picture import Grid, grey, of_names, of_patches
+from .picture import Grid, grey, of_names, of_patches, patch_size
 from .reading import Attributions, Layout
 from .summary import MEASURING, summaries
 
@@ -36,8 +36,8 @@ def content_of(path: Path, rows: Path | None, asked: int | None, title: str) -> 
     """
     found = Attributions.open(path)
     layout, samples = found.layout, found.samples()
-    held = None if rows is None else _Held(rows, layout, found.about.get("players"))
     run = found.about["run"] if isinstance(found.about.get("run"), dict) else found.about
+    held = None if rows is None else _Held(rows, layout, run.get("players"))
     if held is not None:
         counted = run.get("rows")
         held.check_count(counted if isinstance(counted, int) else int(samples.max()) + 1)
@@ -188,5 +188,7 @@ def _about(found: Attributions, total: int) -> tuple[tuple[str, str], ...]:
     known: dict[str, Any] = dict(run) if isinstance(run, dict) else {}
     if "run" in about and isinstance(about.get("settings"), dict):  # what the method came to
         known |= {name: about["settings"].get(name) for name in ("method", "settings")}
+    if size := patch_size(known.get("players")):
+        known["players"] = f"patches of {size[0]} x {size[1]}"
     entries += [(word, known.get(name)) for name, word in _WORDS.items() if known.get(name) != "None"]
     return told(entries)

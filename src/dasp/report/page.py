@@ -28,6 +28,7 @@ SCRIPTS = (
 )  # fmt: skip
 STYLES = ("vendor/tabulator_simple.min.css", "page/page.css")
 _TEXT = ("file", "target", "ended")
+_TINY, _HUGE = 1e-30, 3e38  # single precision ends a little beyond these
 _IN_DOUBLE = ("sample",)  # row numbers may be larger than what float32 counts
 
 
@@ -109,8 +110,9 @@ def _base64(array: Array) -> str:
 
 
 def _float(array: Array) -> Array:
-    with np.errstate(over="ignore"):
-        found: Array = array.astype("<f4")
+    """In single precision, where that holds the largest of the numbers; else in double."""
+    largest = np.abs(array).max(where=np.isfinite(array), initial=0)
+    found: Array = array.astype("<f4" if _TINY < largest < _HUGE or not largest else "<f8")
     return found
 
 

@@ -64,12 +64,17 @@ def of_patches(grid: Grid, spec: object, shape: tuple[int, ...]) -> Grid | None:
     """
     if len(shape) not in (2, 3):
         return None
-    found = _PATCHES.fullmatch(spec) if isinstance(spec, str) else None
     fitting = [_sizes(pixels, cells) for pixels, cells in zip(shape[-2:], grid.size, strict=True)]
-    asked = (int(found[1]), int(found[2])) if found else tuple(sizes[0] for sizes in fitting if len(sizes) == 1)
+    asked = patch_size(spec) or tuple(sizes[0] for sizes in fitting if len(sizes) == 1)
     if len(asked) < 2 or any(size not in sizes for size, sizes in zip(asked, fitting, strict=True)):
         return None
     return of_labels(patches(*asked).label(shape)[0].numpy())
+
+
+def patch_size(spec: object) -> tuple[int, int] | None:
+    """Height and width of the patches that the text of `--players` asks for; None where it asks for others."""
+    found = _PATCHES.fullmatch(spec) if isinstance(spec, str) else None
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def _sizes(pixels: int, cells: int) -> list[int]:

@@ -22,16 +22,17 @@ function defineField(name) {
   Object.defineProperty(Line.prototype, name, { get() { return read(this.id); }, set() {} });
 }
 
-const shownNumber = (name) => (name in LABELS && SHARES.has(name) ? percent : (number) => short(number, name === "sample" ? 17 : 4));
+const isShare = (name) => columns.has(name) && SHARES.has(name);
+const shownNumber = (name) => (isShare(name) ? percent : (number) => short(number, name === "sample" ? 17 : 4));
 
-/** The test that a filter's text asks for, or null where it is not understood. */
-function testOf(text, isText, show) {
+/** The test that a filter's text asks for, or null where it is not understood. Numbers are read as the column shows them. */
+function testOf(text, isText, share, show) {
   const asked = text.trim().toLowerCase();
   if (isText && asked[0] === "=") return (found) => found.toLowerCase() === asked.slice(1).trim();
   if (isText) return (found) => found.toLowerCase().includes(asked);
   const compared = /^(<=|>=|<|>|=)\s*(-?[\d.]+(?:e[+-]?\d+)?)\s*(%?)$/.exec(asked);
   const between = /^(-?[\d.]+(?:e[+-]?\d+)?)\s*(%?)\s*\.\.\s*(-?[\d.]+(?:e[+-]?\d+)?)\s*(%?)$/.exec(asked);
-  const number = (digits, share) => Number(digits) / (share ? 100 : 1);
+  const number = (digits, sign) => (sign && !share ? NaN : Number(digits) / (share ? 100 : 1));
   if (compared) {
     const limit = number(compared[2], compared[3]);
     if (Number.isNaN(limit)) return null;
@@ -41,21 +42,22 @@ function testOf(text, isText, show) {
     const [low, high] = [number(between[1], between[2]), number(between[3], between[4])];
     return Number.isNaN(low + high) ? null : (x) => x >= low && x <= high;
   }
-  if (!/^-?[\d.]+(e[+-]?\d*)?$/.test(asked)) return null;
-  return (found) => show(found).startsWith(asked);
+  const digits = /^(-?[\d.]+(?:e[+-]?\d*)?)\s*(%?)$/.exec(asked);
+  if (!digits || (digits[2] && !share)) return null;
+  return (found) => show(found).startsWith(digits[1]) && (!digits[2] || show(found) === `${digits[1]}\u00a0%`);
 }
 
 const tests = new Map(); // by field and text, so that a text is read once
 
 function filterTest(name, text) {
   const key = name + " " + text;
-  if (!tests.has(key)) tests.set(key, testOf(text, Boolean(columns.get(name)?.levels), shownNumber(name)));
+  if (!tests.has(key)) tests.set(key, testOf(text, Boolean(columns.get(name)?.levels), isShare(name), shownNumber(name)));
   return tests.get(key);
 }
 
 /** The input of a column's filter. */
 function filterInput(name, title, done) {
-  const input = make("input", { type: "text", class: "filter", "aria-label": `Filter ${title}`, placeholder: "filter", autocomplete: "off", spellcheck: "false" });
+  const input = make("input", { type: "text", class: "filter", "aria-label": `Filter ${title}`, placeholder: isShare(name) ? "filter, in %" : "filter", autocomplete: "off", spellcheck: "false" });
   let timer = 0;
   input.addEventListener("input", () => {
     clearTimeout(timer);
