@@ -372,6 +372,21 @@ def test_a_network_of_means_or_of_chosen_pairs() -> None:
     assert {text.get_text() for text in chosen.texts} == {"age", "dose"}
 
 
+def test_long_names_stay_apart() -> None:
+    start, end = "blood pressure " * 4, " in the morning, at rest" * 3
+    names = (f"{start}left", f"{start}right", f"{start}3{end}", f"{start}4{end}")
+    shown = _common.labels(names)
+    assert len(set(shown)) == 4
+    assert [name[-5:] for name in shown[:2]] == [" left", "right"]
+    assert [name[-4:] for name in shown[2:]] == [" (2)", " (3)"]
+    assert _common.labels(("a", "a")) == ["a", "a"]
+    ax = plots.interactions(of_pairs(names), 0)
+    assert {tick.get_text() for tick in (*ax.get_xticklabels(), *ax.get_yticklabels())} == set(shown)
+    network = plots.interaction_network(of_pairs(names), 0)
+    assert len({text.get_text() for text in network.texts}) == 4
+    assert len({tick.get_text() for tick in plots.bar(of_rows(names)).get_yticklabels()}) == 4
+
+
 # Errors --------------------------------------------------------------------------------------------------------------
 
 
