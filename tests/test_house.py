@@ -57,6 +57,7 @@ ORDER = (
     "pretrained",
     "explainer",
     "options",
+    "flags",
     "columns",
     "batch",
     "explain_command",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError, InputTypeError, MemoryBoundError, MissingExtraError
-from .handover import interaction_values
+from .handover import column, interaction_values
 
 if TYPE_CHECKING:
     import pandas
@@ -90,7 +90,7 @@ class Interactions:
                 "target": [target for target in range(targets) for _ in range(count)] * rows,
                 "first": first * (rows * targets),
                 "second": second * (rows * targets),
-                "value": values.detach().cpu().reshape(-1).numpy(),
+                "value": column(values.reshape(-1)),
             }
         )
 

@@ -70,6 +70,7 @@ def _about(result: Attribution) -> str:
     ]
     if semivalue is not None:
         parts.insert(0, str(semivalue))
+        parts[2] += ", no error here: these values need not add up"
     if "total" in result.seconds:
         parts.append(f"{result.seconds['total']:.3g} s")
     return f"<b>Attribution by {escape(result.method)}</b>: " + escape("; ".join(parts))

@@ -116,6 +116,9 @@ class Propagation(Estimator):
             MemoryBoundError: one row at one node does not fit the memory bound with the rank asked for.
         """
         work = _Work.prepare(self, game)
+        if game.players.count == 1:  # its one step, whatever the weights
+            step = (game.outputs - game.base_values).unsqueeze(2)
+            return Estimate(step, None, 1.0 + game.rows_each, work.settings)
         parts = []
         propagations = 0.0
         bar = tqdm(total=game.batch, desc="propagating", unit="row", disable=not progress)
