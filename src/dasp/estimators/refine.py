@@ -39,8 +39,6 @@ FOREKNOWN, FARTHEST = 256, 4 * MOST_FITTED
 """Pairs that foretell how many the tolerance takes, their error falling as one over their number; and the most."""
 FIT_WORK = 2
 """Operations of a fit of M pairs, in M^3: some seven powers of a factorisation, of a third each, at full speed."""
-NEGLIGIBLE = 0.05
-"""A fit of a smaller share says nothing about pairs that were not drawn."""
 HIDDEN, HOPELESS = 4.0, 0.1
 """How many times the error by rounding a bound must reach instead of a smaller tolerance; and the error that ends at once."""
 TOLERANCE, EXACT, BUDGET, ROUNDING, MEMORY = "tolerance", "exact", "budget", "rounding", "memory"
@@ -345,7 +343,7 @@ class _Group:
     def _audit(self, judged: Judged, blocks: Blocks, found: Tensor, *, last: str | None) -> None:
         """End the rows whose bound is below the tolerance, or all where nothing more is to come, for the reason `last`."""
         targets, options = self.game.targets.count, self.options
-        lacking, worst = _lacking(judged, blocks, found.flatten(0, 1), self.total[self.active].flatten())
+        lacking, worst = judged.lacking(blocks, found.flatten(0, 1), self.total[self.active].flatten())
         unseen = blocks.unseen(worst, options.confidence)
         still = (found == 0).all(-1) & (self.total[self.active] == 0)  # targets that never move: their values are 0
         rounding = self._rounding((judged.values + lacking.mean(1)).norm(dim=1), still)
@@ -400,24 +398,3 @@ class _Group:
             store[row] = store[row].scatter(1, index, part[some])
         self.found.ended[row] = reason
         self.found.pairs[row] = self.pairs.evaluated(int(self.own[int(self.active[place])]))
-
-
-def _lacking(judged: Judged, blocks: Blocks, found: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
-    """What values lack, without bias, (Q, blocks, n), and the largest error of the surrogate at any pair, (Q,).
-
-    The surrogate is what was fitted, moved so that its values are these; at the pairs of the fit its error is that of leaving
-    each out. Where the pairs left out are not foretold better by the fit than by the values alone, these are the surrogate.
-    """
-    residual, move = found.clone(), judged.values
-    for share, fit in judged.surrogates:
-        residual -= share.unsqueeze(1) * fit.surrogate(blocks.members)
-        move = move - share.unsqueeze(1) * fit.values
-    linear = found - blocks.foretold(judged.values)
-    residual = residual - blocks.foretold(move)
-    better = torch.zeros(len(found), dtype=torch.bool, device=found.device)
-    if judged.surrogates:
-        better = sum(share * fit.missed for share, fit in judged.surrogates) < judged.missed
-    gap = total - judged.values.sum(1)
-    left = torch.where(better.unsqueeze(1), residual, linear)
-    misses = [left.abs().amax(1), *(fit.worst.masked_fill(share < NEGLIGIBLE, 0.0) for share, fit in judged.surrogates)]
-    return blocks.estimates(left, gap), torch.stack(misses).amax(0)
