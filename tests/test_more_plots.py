@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 import dasp
 from dasp import plots
 from dasp.errors import InputError, InputTypeError
+from dasp.notebook import audit_as_html
 from dasp.plots import _common
 
 from .plotted import (
@@ -570,3 +571,35 @@ def test_a_notebook_shows_odd_results_too() -> None:
     assert dasp.Explainer(torch.nn.Linear(1, 1), 0.0)(torch.ones(1, 1), create_graph=True)._repr_html_()
     banzhaf = dasp.Explainer(Weighted(WEIGHTS[None]), 0.0, method=dasp.Exact(), semivalue=dasp.Banzhaf())(ROWS, 0)
     assert "need not add up" in banzhaf._repr_html_()
+
+
+def test_a_notebook_shows_the_largest_interactions() -> None:
+    shown = of_pairs()._repr_html_()
+    read = Reader(shown)
+    assert read.lines[0][:3] == ["row", "weight × height", "age × dose"]
+    assert read.lines[1][:3] == ["0", "-6", "2"]
+    assert "Interactions by Exact" in shown
+    several = dasp.Explainer(Weighted(torch.ones(2, 20)), 0.0, players=None).interactions(torch.ones(9, 20), [1, 0], top=30)
+    read = Reader(several._repr_html_())
+    assert read.lines[0][:2] == ["row", "target"]
+    assert [line[:2] for line in read.lines[1:3]] == [["0", "1"], ["0", "0"]]
+    assert len(read.lines[0]) == 10
+    assert "the 8 largest pairs are shown" in several._repr_html_()
+    assert "the first 6 of 18 lines" in several._repr_html_()
+    hostile = dataclasses.replace(of_pairs(HOSTILE), method="<svg onload=alert(1)>")._repr_html_()
+    assert "<script" not in hostile
+    assert "<svg" not in hostile
+    assert any("<script>alert(1)</script>" in cell for cell in Reader(hostile).lines[0])
+
+
+def test_a_notebook_shows_an_audit() -> None:
+    found = of_targets().audit(64)
+    odd = dataclasses.replace(found, relative_error=torch.full_like(found.low, torch.inf))
+    for audit, first in ((found, "0.00%"), (odd, "unknown")):
+        html = audit_as_html(audit)
+        read = Reader(html)
+        assert read.lines[0] == ["row", "target", "relative error", "low", "high"]
+        assert read.lines[1][:3] == ["0", "0", first]
+        assert len(read.lines) == 7
+        assert "the first 6 of 9 lines" in html
+        assert str(audit) in html

@@ -62,7 +62,8 @@ class Attribution:
         feature_names: one name per player, or None.
         method: the estimator's class name.
         settings: every option of the method, defaults and choices included.
-        evaluations: plain network evaluations per row.
+        evaluations: network evaluations per row. One whose gradient is taken, by vertex gradients or for the directions of a
+            rank, counts once; benchmarks and `dasp reproduce` count it twice, for the way back.
         propagations: propagated passes per row.
         seconds: wall time by part, "total" among them.
         as_tuple: whether the inputs came as a tuple, so that `as_input` gives one.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .errors import InputError, InputTypeError, MemoryBoundError, MissingExtraError
 from .handover import column, interaction_values
+from .notebook import interactions_as_html
 
 if TYPE_CHECKING:
     import pandas
@@ -56,6 +57,10 @@ class Interactions:
     def __repr__(self) -> str:
         what = "all pairs" if self.pairs is None else f"{len(self.pairs)} pairs"
         return f"Interactions({self.method}, rows={len(self.values)}, players={len(self.names)}, {what})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: how they were found, and the largest pairs of the first rows."""
+        return interactions_as_html(self)
 
     @property
     def per_target(self) -> Tensor:
