@@ -18,7 +18,6 @@ from matplotlib.axes import Axes
 import dasp
 from dasp import plots
 from dasp.errors import InputError, InputTypeError
-from dasp.notebook import audit_as_html
 from dasp.plots import _common
 
 from .plotted import (
@@ -596,7 +595,7 @@ def test_a_notebook_shows_an_audit() -> None:
     found = of_targets().audit(64)
     odd = dataclasses.replace(found, relative_error=torch.full_like(found.low, torch.inf))
     for audit, first in ((found, "0.00%"), (odd, "unknown")):
-        html = audit_as_html(audit)
+        html = audit._repr_html_()
         read = Reader(html)
         assert read.lines[0] == ["row", "target", "relative error", "low", "high"]
         assert read.lines[1][:3] == ["0", "0", first]

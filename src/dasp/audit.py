@@ -26,6 +26,7 @@ from .estimators.lacking import FEWEST_BLOCKS, Blocks
 from .estimators.odd_games import differences, every_pair
 from .estimators.sampling import check_seed, pair_estimates, stream, walk_cost
 from .game import Game
+from .notebook import audit_as_html
 
 FEWEST_WALKS, FEWEST_MEANS = 4, 12
 WORST_SURROGATE = 4.0
@@ -73,6 +74,10 @@ class Audit:
         return f"{mean}relative error {error} ({100 * self.confidence:g} % interval {low} to {high}){rest}, {cost}"
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the error of the first rows and its interval."""
+        return audit_as_html(self)
 
 
 def audit(
