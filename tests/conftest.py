@@ -55,3 +55,12 @@ def _operations_looked_up_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(utils, "_materialize_cpp_cia_ops", look_up_new)
         yield
+
+
+@pytest.fixture
+def closed_figures() -> Iterator[None]:
+    """Figures of a test do not stay open behind it."""
+    from matplotlib import pyplot
+
+    yield
+    pyplot.close("all")

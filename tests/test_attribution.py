@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -17,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import dasp
+from dasp.columns import columns_of
 
 
 class TwoInputs(nn.Module):
@@ -98,6 +100,24 @@ def test_frame_has_a_row_for_each_sample_and_target() -> None:
     assert frame["b"].tolist() == pytest.approx([1.0, 1.0, 4.0, 4.0])
     assert frame["output"].tolist() == [5.0, 6.0, 14.0, 24.0]
     assert explain((A, B), torch.tensor([1, 0])).to_frame()["target"].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_becomes_float32_in_tables_and_stays_in_files(dtype: torch.dtype, tmp_path: Path) -> None:
+    explainer = dasp.Explainer(nn.Linear(3, 2).to(dtype), 0.0, method=dasp.PermutationSampling(permutations=4))
+    result = explainer(A.to(dtype), [0, 1])
+    assert isinstance(result.values, Tensor)
+    frame, columns = result.to_frame(), columns_of(result, 0, None)
+    assert frame["x[1]"].tolist() == result.values[..., 1].flatten().tolist()
+    held = [frame[name].dtype for name in ("x[0]", "base_value", "output", "gap")]
+    held += [columns[name].dtype for name in ("p0", "p0_se", "base_value", "output", "gap")]
+    assert set(held) == {np.dtype("float32")}
+    loaded = dasp.Attribution.load(result.save(tmp_path / "result")).values
+    assert isinstance(loaded, Tensor)
+    assert loaded.dtype == dtype
+    assert torch.equal(loaded, result.values)
+    pairs = dasp.Explainer(nn.Linear(3, 1).to(dtype), 0.0, method=dasp.Exact()).interactions(A.to(dtype))
+    assert pairs.to_frame()["value"].dtype == np.dtype("float32")
 
 
 def test_frame_without_pandas_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -446,6 +446,16 @@ def test_players_equal_to_the_whole_background_get_nothing() -> None:
         assert not dasp.Explainer(model, rows, method=method)(x, 0).per_player[..., 2].any()
 
 
+@pytest.mark.parametrize("options", [{}, {"mixture": 0, "rank": 0, "nodes": 2, "rule": "legendre"}])
+def test_one_player_is_the_whole_step(options: Any) -> None:
+    model = mlp()
+    explainer = dasp.Explainer(model, ROWS, method=dasp.Propagation(**options), players=torch.zeros(N, dtype=torch.long))
+    found = explainer(X, [0, 1])
+    torch.testing.assert_close(found.per_player[..., 0], (model(X) - model(ROWS).mean(0)).detach())
+    assert not found.gap.any()
+    assert (found.evaluations, found.propagations) == (1 + J, 0)
+
+
 class OneHot(nn.Module):
     """Two numbers, and two categories of three and four values as one-hot columns."""
 

@@ -28,6 +28,33 @@ def holding(value: float, *, where: tuple[int, ...], shape: tuple[int, ...] = (2
     return x
 
 
+@pytest.mark.parametrize("options", [{}, {"baseline": torch.zeros(5, 4)}, {"players": torch.arange(4)}])
+@pytest.mark.parametrize("row", [X[0], torch.ones(3)])
+def test_a_row_without_a_batch_axis(row: Tensor, options: Any) -> None:
+    with pytest.raises(dasp.InputError, match="the model Linear fails on") as caught:
+        explain(row, **options)
+    assert ("give it a batch axis, as x[None]" in str(caught.value)) == (len(row) == 4)
+
+
+class Words(nn.Module):
+    """The mean of embedded ids, of which there are five."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.last = nn.Embedding(5, 3), nn.Linear(3, 1)
+
+    def forward(self, ids: Tensor) -> Any:
+        return self.last(self.words(ids).mean(1))
+
+
+@pytest.mark.parametrize(("start", "baseline", "given"), [(1, torch.tensor([9, 7, 2]), "2 to 9"), (3, 0, "3 to 5")])
+def test_ids_beyond_the_vocabulary(start: int, baseline: Any, given: str) -> None:
+    ids = torch.arange(3).unsqueeze(0) + start
+    said = f"given ids from {given}, and its embedding words holds 0 to 4: look at the inputs and at the baseline"
+    with pytest.raises(dasp.InputError, match=said):
+        explain(ids, None, net=Words(), baseline=baseline, players=dasp.players.tokens())
+
+
 class Taking2(nn.Module):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return a.sum(-1) + b.sum(-1)

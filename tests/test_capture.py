@@ -442,6 +442,24 @@ def test_missing_rules_are_listed_at_once_before_anything_runs(monkeypatch: pyte
     assert len(missing) >= 3
 
 
+@pytest.mark.parametrize("name", ["cholesky", "inv", "lu_factor"])
+def test_a_checked_decomposition_is_named_and_of_a_known_matrix_right(name: str) -> None:
+    def taken(matrix: Tensor) -> Tensor:
+        found = getattr(torch.linalg, name)(matrix)
+        return found if isinstance(found, Tensor) else found[0]
+
+    random = Network(lambda s, x: taken(torch.diag_embed(F.relu(s.a(x)) + 1)).sum((1, 2)))
+    with pytest.raises(dasp.MissingRuleError, match=rf"aten.linalg_{name}_ex.default \(layer Network\)\n    a decomposition"):
+        dasp.Explainer(random)(rows())
+    assert_right(Network(lambda s, x: s.c(F.relu(s.b(s.a(x))) @ taken(s.b.weight @ s.b.weight.T))), rows())
+
+
+def test_an_operation_with_effects_is_named() -> None:
+    model = Network(lambda s, x: (torch.ops.aten._print("here"), s.c(s.b(s.a(x))))[1])
+    with pytest.raises(dasp.CaptureError, match=r"something beside its result in aten._print.default \(layer"):
+        dasp.Explainer(model)(rows())
+
+
 def test_a_number_that_a_program_holds_fixed_cannot_be_changed() -> None:
     batch = torch.export.Dim("batch")
     x, y = rows(1, 2), rows(2, 2)

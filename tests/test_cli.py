@@ -234,16 +234,39 @@ def test_a_table_without_names_numbers_its_players(net: Path, tmp_path: Path) ->
         (["--columns", "a,b,c,c", "--target", "0"], "column 'c' is asked for twice"),
     ],
 )
-def test_wrong_options_are_one_line_and_leave_nothing(
+def test_wrong_options_are_named_and_leave_nothing(
     net: Path, rows: Path, capsys: Capture, arguments: list[str], message: str
 ) -> None:
     code, _ = explain(net, rows, *arguments)
     error = capsys.readouterr().err
     assert code == 2
-    assert error.splitlines()[-1].startswith("error: ")
-    assert message in error
+    said = [line for line in error.splitlines() if not line.startswith("  on the command line: ")]
+    assert said[-1].startswith("error: ")
+    assert message in said[-1]
     assert "Traceback" not in error
     assert sorted(os.listdir(rows.parent)) == ["rows.csv"]
+
+
+TARGET = "--target N|N,M|argmax (output to explain, N,M of several axes; repeat it for several)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flags"),
+    [
+        ([], TARGET),
+        (["--target", "0,1"], TARGET),
+        (["--target", "0", "--audit", "3"], "--audit N (measure every row's error with N evaluations)"),
+        (["--target", "0", "--method", "gradients", "--samples", "2"], "--samples N (gradients: how many, in pairs)"),
+        (["--target", "0", "--method", "refine", "--semivalue", "banzhaf"],
+         "--method propagation or --method exact or --method permutation; "
+         "--semivalue banzhaf|beta:A,B (other weights than Shapley's)"),
+        (["--target", "0,x"], None),
+    ],
+)  # fmt: skip
+def test_advice_is_given_in_options(net: Path, rows: Path, capsys: Capture, arguments: list[str], flags: str | None) -> None:
+    assert explain(net, rows, *arguments)[0] == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == f"  on the command line: {flags}" if flags else "repeat --target" in line
 
 
 @pytest.mark.parametrize("content", ["a,b,c\n1,2,x\n", "a,b,c\n1,2,nan\n"])

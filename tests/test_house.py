@@ -58,6 +58,7 @@ ORDER = (
     "pretrained",
     "explainer",
     "options",
+    "flags",
     "columns",
     "batch",
     "explain_command",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from html.parser import HTMLParser
 from itertools import combinations
 
@@ -20,85 +20,25 @@ from dasp import plots
 from dasp.errors import InputError, InputTypeError
 from dasp.plots import _common
 
+from .plotted import (
+    NAMES,
+    ROWS,
+    WEIGHTS,
+    Weighted,
+    against_rows,
+    explained,
+    of_dna,
+    of_image,
+    of_methods,
+    of_pairs,
+    of_rows,
+    of_series,
+    of_targets,
+    of_tokens,
+)
+
 mpl.use("Agg")
-
-NAMES = ("age", "dose", "weight", "height")
-WEIGHTS = torch.tensor([1.0, -2.0, 0.5, 0.0])
-ROWS = torch.tensor([[1.0, 2.0, 4.0, 3.0], [3.0, 1.0, -2.0, 1.0], [2.0, 0.0, 2.0, 5.0]])
-
-
-@pytest.fixture(autouse=True)
-def close_figures() -> Iterator[None]:
-    yield
-    pyplot.close("all")
-
-
-class Weighted(torch.nn.Module):
-    """Sums of all elements with weights (T, ...), and 10: values are weight times input, whatever the players."""
-
-    def __init__(self, weights: torch.Tensor) -> None:
-        super().__init__()
-        self.weights = torch.nn.Parameter(weights)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (x.unsqueeze(1) * self.weights).flatten(2).sum(2) + 10
-
-
-def explained(weights: torch.Tensor, x: torch.Tensor, target: object = 0, **options: object) -> dasp.Attribution:
-    method = options.pop("method", dasp.PermutationSampling(permutations=2))
-    return dasp.Explainer(Weighted(weights), 0.0, method=method, **options)(x, target)  # type: ignore[arg-type]
-
-
-def of_rows(names: tuple[str, ...] = NAMES, **options: object) -> dasp.Attribution:
-    return explained(WEIGHTS[None], ROWS, feature_names=names, method=dasp.Exact(), **options)
-
-
-def of_targets() -> dasp.Attribution:
-    return explained(torch.stack([WEIGHTS, 2 * WEIGHTS, -WEIGHTS]), ROWS, [0, 1, 2], method=dasp.Exact())
-
-
-def of_image(targets: int = 3) -> dasp.Attribution:
-    weights = torch.arange(1.0, 1 + targets)[:, None, None, None] * torch.arange(-4.0, 4.0).reshape(1, 2, 4)
-    return explained(weights, torch.ones(2, 1, 2, 4), list(range(targets)))
-
-
-def of_dna(letters: str = "GATTACA", *, last: bool = False) -> dasp.Attribution:
-    """The value of letter i is i - 3; channels first, or last."""
-    x = torch.nn.functional.one_hot(torch.tensor(["ACGT".index(one) for one in letters]), 4).float()
-    weights = (torch.arange(float(len(letters))) - 3)[:, None].expand(-1, 4)
-    x, weights = (x, weights) if last else (x.T, weights.T)
-    return explained(weights[None].contiguous(), x[None])
-
-
-def of_tokens(texts: tuple[str, ...], values: tuple[float, ...]) -> dasp.Attribution:
-    result = explained(torch.tensor([values]), torch.ones(1, len(texts)))
-    return dataclasses.replace(result, tokens=(texts,))
-
-
-def of_series() -> dasp.Attribution:
-    weights = torch.stack([torch.linspace(-1, 1, 12), torch.zeros(12)])
-    x = torch.stack([torch.sin(torch.arange(12.0)), torch.arange(12.0)])
-    return explained(weights[None], x[None])
-
-
-class Products(torch.nn.Module):
-    """age x dose and weight x height, the second of the other sign."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x[:, 0] * x[:, 1] - 0.5 * x[:, 2] * x[:, 3] + x[:, 0]
-
-
-def of_pairs(names: tuple[str, ...] = NAMES, **asked: object) -> dasp.Interactions:
-    explainer = dasp.Explainer(Products(), 0.0, method=dasp.Exact(), feature_names=names)
-    return explainer.interactions(ROWS, **asked)  # type: ignore[arg-type]
-
-
-def of_methods() -> dict[str, dasp.Attribution]:
-    """The truth, and values in the wrong order."""
-    right = of_rows()
-    assert isinstance(right.values, torch.Tensor)
-    return {"right": right, "wrong": dataclasses.replace(right, values=-right.values)}
-
+pytestmark = pytest.mark.usefixtures("closed_figures")
 
 COSTS = {"slow": [(100.0, 0.01), (10.0, 0.1)], "fast": [(5.0, 0.5), (20.0, 0.02)]}
 LETTERS = ("a", "b", "c", "d")
@@ -432,6 +372,21 @@ def test_a_network_of_means_or_of_chosen_pairs() -> None:
     assert {text.get_text() for text in chosen.texts} == {"age", "dose"}
 
 
+def test_long_names_stay_apart() -> None:
+    start, end = "blood pressure " * 4, " in the morning, at rest" * 3
+    names = (f"{start}left", f"{start}right", f"{start}3{end}", f"{start}4{end}")
+    shown = _common.labels(names)
+    assert len(set(shown)) == 4
+    assert [name[-5:] for name in shown[:2]] == [" left", "right"]
+    assert [name[-4:] for name in shown[2:]] == [" (2)", " (3)"]
+    assert _common.labels(("a", "a")) == ["a", "a"]
+    ax = plots.interactions(of_pairs(names), 0)
+    assert {tick.get_text() for tick in (*ax.get_xticklabels(), *ax.get_yticklabels())} == set(shown)
+    network = plots.interaction_network(of_pairs(names), 0)
+    assert len({text.get_text() for text in network.texts}) == 4
+    assert len({tick.get_text() for tick in plots.bar(of_rows(names)).get_yticklabels()}) == 4
+
+
 # Errors --------------------------------------------------------------------------------------------------------------
 
 
@@ -464,10 +419,6 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "axes": (lambda: plots.image_per_class(of_image(), ax=[pyplot.subplots()[1]]), "1 axes for 3 targets"),
     "no image": (lambda: plots.image_per_class(of_targets()), r"this input has \(4,\)"),
 }
-
-
-def against_rows() -> dasp.Attribution:
-    return dasp.Explainer(Weighted(WEIGHTS[None]), ROWS, method=dasp.Exact())(ROWS, 0)
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -618,4 +569,36 @@ def test_a_notebook_shows_odd_results_too() -> None:
     assert "background of 3 rows" in background
     assert dasp.Explainer(torch.nn.Linear(1, 1), 0.0)(torch.ones(1, 1), create_graph=True)._repr_html_()
     banzhaf = dasp.Explainer(Weighted(WEIGHTS[None]), 0.0, method=dasp.Exact(), semivalue=dasp.Banzhaf())(ROWS, 0)
-    assert "anzhaf" in banzhaf._repr_html_()
+    assert "need not add up" in banzhaf._repr_html_()
+
+
+def test_a_notebook_shows_the_largest_interactions() -> None:
+    shown = of_pairs()._repr_html_()
+    read = Reader(shown)
+    assert read.lines[0][:3] == ["row", "weight × height", "age × dose"]
+    assert read.lines[1][:3] == ["0", "-6", "2"]
+    assert "Interactions by Exact" in shown
+    several = dasp.Explainer(Weighted(torch.ones(2, 20)), 0.0, players=None).interactions(torch.ones(9, 20), [1, 0], top=30)
+    read = Reader(several._repr_html_())
+    assert read.lines[0][:2] == ["row", "target"]
+    assert [line[:2] for line in read.lines[1:3]] == [["0", "1"], ["0", "0"]]
+    assert len(read.lines[0]) == 10
+    assert "the 8 largest pairs are shown" in several._repr_html_()
+    assert "the first 6 of 18 lines" in several._repr_html_()
+    hostile = dataclasses.replace(of_pairs(HOSTILE), method="<svg onload=alert(1)>")._repr_html_()
+    assert "<script" not in hostile
+    assert "<svg" not in hostile
+    assert any("<script>alert(1)</script>" in cell for cell in Reader(hostile).lines[0])
+
+
+def test_a_notebook_shows_an_audit() -> None:
+    found = of_targets().audit(64)
+    odd = dataclasses.replace(found, relative_error=torch.full_like(found.low, torch.inf))
+    for audit, first in ((found, "0.00%"), (odd, "unknown")):
+        html = audit._repr_html_()
+        read = Reader(html)
+        assert read.lines[0] == ["row", "target", "relative error", "low", "high"]
+        assert read.lines[1][:3] == ["0", "0", first]
+        assert len(read.lines) == 7
+        assert "the first 6 of 9 lines" in html
+        assert str(audit) in html

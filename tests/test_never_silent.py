@@ -88,6 +88,20 @@ def test_moments_that_overflow_name_the_layer() -> None:
     assert dasp.Explainer(Product().double())(x.double()).per_player.isfinite().all()
 
 
+def test_derivatives_that_overflow_name_the_layer() -> None:
+    class Powers(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.abs().pow(0.3)
+
+    model = nn.Sequential(nn.Linear(3, 4, bias=False), Powers(), nn.Linear(4, 1))
+    with torch.no_grad():
+        model[0].weight.mul_(1e-20)
+    for rank in (0, "full"):
+        method = dasp.Propagation(mixture=0, rank=rank)
+        with pytest.raises(dasp.NumericsError, match=r"a derivative .*float32: that of aten.pow.Tensor_Scalar \(layer 1\)"):
+            dasp.Explainer(model, 0.1, method=method)(torch.randn(2, 3))
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_gradients_of_low_rank_have_an_active_subspace(seed: int) -> None:
     torch.manual_seed(seed)

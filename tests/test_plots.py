@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 
 import matplotlib as mpl
@@ -18,38 +18,14 @@ from matplotlib.axes import Axes
 import dasp
 from dasp.errors import InputError, InputTypeError, MissingExtraError
 
+from .plotted import ROWS, WEIGHTS, Products, explained, of_pairs, of_rows
+
 mpl.use("Agg")
-
-NAMES = ("age", "dose", "weight", "height")
-WEIGHTS = torch.tensor([1.0, -2.0, 0.5, 0.0])
-ROWS = torch.tensor([[1.0, 2.0, 4.0, 3.0], [3.0, 1.0, -2.0, 1.0], [2.0, 0.0, 2.0, 5.0]])
-
-
-@pytest.fixture(autouse=True)
-def close_figures() -> Iterator[None]:
-    yield
-    pyplot.close("all")
-
-
-class Linear(torch.nn.Module):
-    """Weighted sum of all elements: values are weight times input, whatever the players."""
-
-    def __init__(self, weights: torch.Tensor) -> None:
-        super().__init__()
-        self.weights = torch.nn.Parameter(weights)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (x * self.weights).flatten(1).sum(1) + 10
-
-
-def rows_result() -> dasp.Attribution:
-    return dasp.Explainer(Linear(WEIGHTS), 0.0, method=dasp.Exact(), feature_names=NAMES)(ROWS)
+pytestmark = pytest.mark.usefixtures("closed_figures")
 
 
 def image_result(weights: torch.Tensor, pixels: torch.Tensor, *, patch: int | None = None) -> dasp.Attribution:
-    players = None if patch is None else dasp.players.grid(patch, patch)
-    method = dasp.PermutationSampling(permutations=2)
-    return dasp.Explainer(Linear(weights), 0.0, method=method, players=players)(pixels)
+    return explained(weights[None], pixels, players=None if patch is None else dasp.players.grid(patch, patch))
 
 
 def bars(ax: Axes) -> dict[str, float]:
@@ -59,19 +35,19 @@ def bars(ax: Axes) -> dict[str, float]:
 
 
 def test_bar_shows_the_mean_magnitude_over_rows() -> None:
-    ax = dasp.plots.bar(rows_result())
+    ax = dasp.plots.bar(of_rows())
     expected = {"age": 2.0, "dose": 2.0, "weight": 4 / 3, "height": 0.0}
     assert bars(ax) == pytest.approx(expected)
 
 
 def test_bar_of_a_row_is_signed_and_gathers_the_rest() -> None:
-    ax = dasp.plots.bar(rows_result(), 0, max_display=2)
+    ax = dasp.plots.bar(of_rows(), 0, max_display=2)
     assert bars(ax) == pytest.approx({"dose = 2": -4.0, "weight = 4": 2.0, "2 others together": 1.0})
     assert ax.get_yticklabels()[0].get_text() == "dose = 2"
 
 
 def test_waterfall_goes_from_the_base_value_to_the_output() -> None:
-    ax = dasp.plots.waterfall(rows_result(), 0)
+    ax = dasp.plots.waterfall(of_rows(), 0)
     spans = [(p.get_x(), p.get_x() + p.get_width()) for p in ax.patches]  # type: ignore[attr-defined]
     assert spans[0][0] == pytest.approx(10)
     assert spans[-1][1] == pytest.approx(9)
@@ -80,15 +56,23 @@ def test_waterfall_goes_from_the_base_value_to_the_output() -> None:
 
 
 def test_waterfall_shows_a_gap_as_its_own_step() -> None:
-    result = rows_result()
+    result = of_rows()
     assert isinstance(result.values, torch.Tensor)
     short = dataclasses.replace(result, values=result.values * 0.5)
     assert bars(dasp.plots.waterfall(short, 0))["not attributed (gap)"] == pytest.approx(-0.5)
     assert "not attributed (gap)" not in bars(dasp.plots.waterfall(result, 0))
 
 
+def test_waterfall_of_another_semivalue_has_a_rest_and_no_gap() -> None:
+    result = dasp.Explainer(Products(), 0.0, method=dasp.Exact(), semivalue=dasp.BetaShapley(4, 1))(ROWS)
+    found = bars(dasp.plots.waterfall(result, 0))
+    rest = float((result.output - result.base_value - result.per_player[:, 0].sum(1))[0])
+    assert abs(rest) > 0.1
+    assert found["not given to any player (BetaShapley values need not add up)"] == pytest.approx(rest, rel=1e-5)
+
+
 def test_beeswarm_puts_a_dot_at_every_value() -> None:
-    ax = dasp.plots.beeswarm(rows_result(), max_display=3)
+    ax = dasp.plots.beeswarm(of_rows(), max_display=3)
     drawn = [np.sort(np.asarray(dots.get_offsets())[:, 0]) for dots in ax.collections]
     for dots, player in zip(drawn, (0, 1, 2), strict=True):
         np.testing.assert_allclose(dots, np.sort((ROWS * WEIGHTS)[:, player].numpy()), rtol=1e-6)
@@ -96,7 +80,7 @@ def test_beeswarm_puts_a_dot_at_every_value() -> None:
 
 
 def test_equal_values_do_not_hide_each_other() -> None:
-    result = dasp.Explainer(Linear(torch.ones(2)), 0.0, method=dasp.Exact())(torch.ones(5, 2))
+    result = explained(torch.ones(1, 2), torch.ones(5, 2))
     dots = np.asarray(dasp.plots.beeswarm(result).collections[0].get_offsets())
     assert len(np.unique(dots[:, 1])) == 5
 
@@ -130,7 +114,7 @@ def test_image_without_any_difference_draws_zeros() -> None:
 @pytest.mark.parametrize("plot", [dasp.plots.bar, dasp.plots.beeswarm, dasp.plots.waterfall])
 def test_plots_draw_on_given_axes_and_return_them(plot: Callable[..., Axes]) -> None:
     _, ax = pyplot.subplots()
-    assert plot(rows_result(), ax=ax) is ax
+    assert plot(of_rows(), ax=ax) is ax
 
 
 def test_several_targets_are_picked_by_their_place() -> None:
@@ -141,7 +125,7 @@ def test_several_targets_are_picked_by_their_place() -> None:
 
 
 def test_wrong_calls_are_refused() -> None:
-    result = rows_result()
+    result = of_rows()
     with pytest.raises(InputError, match=r"index 3: the attribution has 3 row"):
         dasp.plots.waterfall(result, 3)
     with pytest.raises(InputError, match="target_index 1: there are 1 target"):
@@ -169,13 +153,13 @@ def test_wrong_types_are_refused(plot: Callable[..., Axes]) -> None:
 def test_a_row_is_named_by_a_whole_number() -> None:
     for plot in (dasp.plots.bar, dasp.plots.image, dasp.plots.waterfall):
         with pytest.raises(InputTypeError, match="index: expected an int, got float"):
-            plot(rows_result(), 0.0)  # type: ignore[operator]
+            plot(of_rows(), 0.0)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("plot", [dasp.plots.bar, dasp.plots.beeswarm, dasp.plots.waterfall])
 def test_dollars_in_names_are_text(plot: Callable[..., Axes]) -> None:
     names = ("price $", "from $5 to $x^2", r"a\$b$c", "height")
-    result = dasp.Explainer(Linear(WEIGHTS), 0.0, method=dasp.Exact(), feature_names=names)(ROWS)
+    result = of_rows(names)
     file = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none"}):
         plot(result).figure.savefig(file, format="svg")
@@ -201,7 +185,7 @@ def test_numbers_stand_beside_their_bars(plot: Callable[..., Axes], scale: float
 
 @pytest.mark.parametrize("plot", [dasp.plots.bar, dasp.plots.beeswarm, dasp.plots.waterfall])
 def test_a_missing_matplotlib_names_the_extra(plot: Callable[..., Axes], monkeypatch: pytest.MonkeyPatch) -> None:
-    result = rows_result()
+    result = of_rows()
     known = importlib.import_module
 
     def absent(name: str) -> object:
@@ -217,18 +201,6 @@ def test_a_missing_matplotlib_names_the_extra(plot: Callable[..., Axes], monkeyp
 # Interactions ----------------------------------------------------------------------------------------------------------
 
 
-class Products(torch.nn.Module):
-    """age x dose and weight x height, the second of the other sign."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x[:, 0] * x[:, 1] - 0.5 * x[:, 2] * x[:, 3] + x[:, 0]
-
-
-def pairs_result(**asked: object) -> dasp.Interactions:
-    explainer = dasp.Explainer(Products(), 0.0, method=dasp.Exact(), feature_names=NAMES)
-    return explainer.interactions(ROWS, **asked)  # type: ignore[arg-type]
-
-
 def cells(ax: Axes) -> dict[frozenset[str], float]:
     across, down = ([tick.get_text() for tick in ticks] for ticks in (ax.get_xticklabels(), ax.get_yticklabels()))
     drawn = np.ma.asarray(ax.images[0].get_array())
@@ -237,7 +209,7 @@ def cells(ax: Axes) -> dict[frozenset[str], float]:
 
 
 def test_interactions_of_a_row_have_one_cell_a_pair_on_a_symmetric_scale() -> None:
-    ax = dasp.plots.interactions(pairs_result(), 0)
+    ax = dasp.plots.interactions(of_pairs(), 0)
     found = cells(ax)
     assert len(found) == 6
     assert found[frozenset(("age", "dose"))] == pytest.approx(2)
@@ -247,24 +219,24 @@ def test_interactions_of_a_row_have_one_cell_a_pair_on_a_symmetric_scale() -> No
 
 
 def test_interactions_over_rows_are_mean_magnitudes_of_the_strongest() -> None:
-    ax = dasp.plots.interactions(pairs_result(), max_display=2)
+    ax = dasp.plots.interactions(of_pairs(), max_display=2)
     assert cells(ax) == pytest.approx({frozenset(("weight", "height")): (6 + 1 + 5) / 3}, rel=1e-5)
 
 
 def test_chosen_interactions_are_bars() -> None:
-    found = bars(dasp.plots.interactions(pairs_result(pairs=[(1, 0), (2, 3)]), 0))
+    found = bars(dasp.plots.interactions(of_pairs(pairs=[(1, 0), (2, 3)]), 0))
     assert found == pytest.approx({"dose × age": 2, "weight × height": -6})
-    assert len(bars(dasp.plots.interactions(pairs_result(pairs=2), max_display=2))) == 2
+    assert len(bars(dasp.plots.interactions(of_pairs(pairs=2), max_display=2))) == 2
 
 
 def test_interactions_draw_on_given_axes_and_refuse_what_is_not_there() -> None:
     _, ax = pyplot.subplots()
-    assert dasp.plots.interactions(pairs_result(), ax=ax, title="pairs") is ax
+    assert dasp.plots.interactions(of_pairs(), ax=ax, title="pairs") is ax
     with pytest.raises(InputTypeError, match=r"draws Interactions, .* got Attribution"):
-        dasp.plots.interactions(rows_result())  # type: ignore[arg-type]
+        dasp.plots.interactions(of_rows())  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"index 3: there are 3 row"):
-        dasp.plots.interactions(pairs_result(), 3)
+        dasp.plots.interactions(of_pairs(), 3)
     with pytest.raises(InputError, match=r"target_index 1: there are 1 target"):
-        dasp.plots.interactions(pairs_result(), target_index=1)
+        dasp.plots.interactions(of_pairs(), target_index=1)
     with pytest.raises(InputError, match="max_display 0"):
-        dasp.plots.interactions(pairs_result(), max_display=0)
+        dasp.plots.interactions(of_pairs(), max_display=0)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dasp.errors import InputError
 from dasp.gaussian import Gaussian
 from dasp.rules import RULES, Context
 
@@ -304,5 +305,5 @@ def test_a_dominant_player_alone_is_exact() -> None:
 def test_an_operation_is_registered_once() -> None:
     rule = RULES.find(aten.relu.default)
     assert rule is not None
-    with pytest.raises(ValueError, match=r"aten\.relu\.default has a moment rule already"):
+    with pytest.raises(InputError, match=r"aten\.relu\.default has a moment rule already"):
         RULES.add(rule)

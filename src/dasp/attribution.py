@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .errors import DaspError, DataFileError, InputError, MissingExtraError, OutputFileError
 from .game import Players
-from .handover import explanation, shapley_values
+from .handover import column, explanation, shapley_values
 from .notebook import as_html
 from .whole import replacing
 
@@ -62,7 +62,8 @@ class Attribution:
         feature_names: one name per player, or None.
         method: the estimator's class name.
         settings: every option of the method, defaults and choices included.
-        evaluations: plain network evaluations per row.
+        evaluations: network evaluations per row. One whose gradient is taken, by vertex gradients or for the directions of a
+            rank, counts once; benchmarks and `dasp reproduce` count it twice, for the way back.
         propagations: propagated passes per row.
         seconds: wall time by part, "total" among them.
         as_tuple: whether the inputs came as a tuple, so that `as_input` gives one.
@@ -151,7 +152,7 @@ class Attribution:
     def to_frame(self) -> pandas.DataFrame:
         """A pandas DataFrame: one row for each sample and target, one column for each player.
 
-        Columns: sample, target, the players by name, base_value, output, gap.
+        Columns: sample, target, the players by name, base_value, output, gap. Half precision becomes float32.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -168,10 +169,10 @@ class Attribution:
                 "target": [i[0] if len(i) == 1 else str(tuple(i)) if i else "" for i in index],
             }
         )
-        values = self.per_player.detach().reshape(rows * count, n).cpu().numpy()
+        values = column(self.per_player.reshape(rows * count, n))
         middle = pandas.DataFrame(values, columns=list(self.player_names))
         ends = {"base_value": self.base_value, "output": self.output, "gap": self.gap}
-        right = pandas.DataFrame({name: end.reshape(-1).cpu().numpy() for name, end in ends.items()})
+        right = pandas.DataFrame({name: column(end.reshape(-1)) for name, end in ends.items()})
         return pandas.concat([left, middle, right], axis=1)
 
     def to_shap(

@@ -26,6 +26,7 @@ from .estimators.lacking import FEWEST_BLOCKS, Blocks
 from .estimators.odd_games import differences, every_pair
 from .estimators.sampling import check_seed, pair_estimates, stream, walk_cost
 from .game import Game
+from .notebook import audit_as_html
 
 FEWEST_WALKS, FEWEST_MEANS = 4, 12
 WORST_SURROGATE = 4.0
@@ -74,6 +75,10 @@ class Audit:
 
     __repr__ = __str__
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the error of the first rows and its interval."""
+        return audit_as_html(self)
+
 
 def audit(
     game: Game,
@@ -89,10 +94,12 @@ def audit(
 
     The coalitions are independent of those of every estimator whatever the seeds. The interval is Student's (blocks - 1
     degrees of freedom), on the squared error, with the jackknife variance of the U-statistic; it allows for the error of the
-    denominator too, and its upper end is moved towards that of a score test (`bounds.covering`). Where 2^n evaluations are
-    allowed (times the rows of a background) all are made, and the interval is a point. Other semivalues than Shapley's are
-    judged by pairs of permutations instead, at least 4, and so are values against a background, of which a row is drawn for
-    each pair, no row twice in one estimate.
+    denominator too, and its upper end is moved towards that of a score test (`bounds.covering`). Where the evaluations allow
+    for 4 n pairs, the coalitions of one player and of all but one are all among them, and the upper end leaves room for what
+    was not drawn, as far off as the worst that was; what a network does at a few others alone a sample cannot tell. Where 2^n
+    evaluations are allowed (times the rows of a background) all are made, and the interval is a point. Other semivalues than
+    Shapley's are judged by pairs of permutations instead, at least 4, and so are values against a background, of which a row is
+    drawn for each pair, no row twice in one estimate.
 
     Raises:
         CostError: `evaluations` (per row) allow fewer than 8 pairs of coalitions, or 4 of permutations.
@@ -159,8 +166,10 @@ def _pair_count(n: int, evaluations: int) -> int:
     """Pairs that are evaluated for n players, beside (nobody, all)."""
     if 2**n <= evaluations:
         return int(2 ** max(0, n - 1)) - 1
-    count, each = Blocks.sizes(n, (evaluations - 2) // 2)
-    return count * each
+    pairs = (evaluations - 2) // 2
+    alone = n * Blocks.spares(n, pairs)
+    count, each = Blocks.sizes(n, pairs - alone)
+    return alone + count * each
 
 
 def check_confidence(name: str, confidence: object) -> None:
@@ -209,11 +218,11 @@ def _in_blocks(count: int, each: int, generator: torch.Generator) -> Iterator[in
         yield from torch.randperm(count, generator=generator, device="cpu")[:each].tolist()
 
 
-def _judged(lacking: Tensor, values: Tensor, confidence: float) -> _Judged:
-    """From independent estimates of what values (R, T, n) lack, (R, T, m, n)."""
+def _judged(lacking: Tensor, values: Tensor, confidence: float, unseen: Tensor | float = 0.0) -> _Judged:
+    """From independent estimates of what values (R, T, n) lack, (R, T, m, n), and what they may lack unseen, (R, T)."""
     count = lacking.shape[2]
     spread = (lacking.var(2) / count).sqrt() * student(confidence, count - 1)
-    return _Judged(*covering(lacking, values, confidence), -lacking.mean(2), spread)
+    return _Judged(*covering(lacking, values, confidence, unseen), -lacking.mean(2), spread)
 
 
 def _judged_groups(
@@ -228,7 +237,9 @@ def _judged_groups(
             members = every_pair(n, game.device) if n else torch.ones(0, 0, dtype=torch.bool, device=game.device)
             blocks = Blocks(members, 1)
         else:
-            blocks = Blocks.draw(n, (evaluations - 2) // 2, stream(seed, audit=True)).to(game.device)
+            pairs = (evaluations - 2) // 2
+            sure = Blocks.spares(n, pairs)
+            blocks = Blocks.draw(n, pairs - sure * n, stream(seed, audit=True), sure=sure).to(game.device)
         each = 8 * game.targets.count * (4 * len(blocks.members) + 4 * blocks.count * game.players.count)
         for some in rows.split(max(1, game.memory // (2 * each))):
             yield some, _group(game, values[some], some, moved[some], blocks, known, confidence, bar)
@@ -263,4 +274,5 @@ def _group(
     full = (-values).unsqueeze(2).repeat(1, 1, blocks.count, 1)
     index = which.unsqueeze(2).expand(-1, -1, blocks.count, -1)
     full = full.scatter(3, index, lacking.reshape(index.shape))
-    return _judged(full, values, confidence)
+    unseen = blocks.unseen(left.abs().amax(1), confidence).reshape(values.shape[:2])
+    return _judged(full, values, confidence, unseen)

@@ -37,27 +37,37 @@ def interval(error: Tensor, norm: Tensor, confidence: float) -> tuple[Tensor, Te
     return relative, torch.where(known, low, 0.0), high, squared_error, squared_norm
 
 
-def covering(lacking: Tensor, values: Tensor, confidence: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def covering(
+    lacking: Tensor, values: Tensor, confidence: float, unseen: Tensor | float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """As `interval`, of values (R, T, n) and estimates of what they lack (R, T, m, n), with an upper end that covers.
 
-    Student's upper end is missed too often (in 6 to 11 % of audits by walks), that of the score test too seldom (in 0 to 2 %):
-    a third of the way from the one to the other is taken, the second with all the error probability, as the lower end is hardly
-    ever missed.
+    Student's upper end is missed too often, that of the score test too seldom: a third of the way from the one to the other is
+    taken, the second with all the error probability, as the lower end is hardly ever missed. `unseen` as in `upper_bound`.
     """
     relative, low, high, square, size = interval(row_means(lacking), row_means(lacking + values.unsqueeze(2)), confidence)
     score = _score_bound(lacking.flatten(0, 1), square.flatten(), size.flatten(), confidence).reshape(high.shape)
-    return relative, low, torch.maximum(high, (2 * high + score) / 3), square, size
+    high = torch.maximum(torch.maximum(high, (2 * high + score) / 3), relative + _part(unseen, size))
+    return relative, low, high, square, size
 
 
-def upper_bound(lacking: Tensor, values: Tensor, confidence: float) -> tuple[Tensor, Tensor]:
+def upper_bound(lacking: Tensor, values: Tensor, confidence: float, unseen: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
     """Relative error of values (Q, n) and its one-sided bound, from estimates of what they lack (Q, m, n): (Q,) each.
+
+    `unseen` (Q,) is by how much they may be off by coalitions that were not drawn.
 
     The larger of two: Student's with the jackknife variance, and that of a score test. The first alone fails somewhat too
     often, for where the estimate happens to be low its jackknife variance is low too.
     """
     error, norm = row_means(lacking), row_means(lacking + values.unsqueeze(1))
     relative, _, high, square, size = interval(error, norm, 2 * confidence - 1)
-    return relative, torch.maximum(high, _score_bound(lacking, square, size, confidence))
+    bound = torch.maximum(high, _score_bound(lacking, square, size, confidence))
+    return relative, torch.maximum(bound, relative + _part(unseen, size))
+
+
+def _part(length: Tensor | float, square: Tensor) -> Tensor:
+    """A length by that whose square is estimated; 0 where that is not told from 0, as the rest is unknown there."""
+    return length / torch.where(square > 0, square, torch.inf).sqrt()
 
 
 def _score_bound(lacking: Tensor, square: Tensor, size: Tensor, confidence: float) -> Tensor:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from .attribution import RESERVED
-from .errors import CompletenessWarning, InputError, InputTypeError
+from .errors import CompletenessWarning, DaspError, InputError, InputTypeError
 from .estimators import Estimator
+from .model import Model
 from .semivalues import Weighting
 
 WIDE_GAP = 0.1
@@ -29,6 +30,17 @@ def as_array_hint(part: Any) -> str:
     if hasattr(part, "to_numpy"):  # of pandas or polars
         return " Use .to_numpy(dtype='float32'), or the model's dtype."
     return " Use torch.tensor(...), and a tuple for several inputs." if isinstance(part, list) else ""
+
+
+def one_row_hint(model: Model, inputs: tuple[Tensor, ...], extra: tuple[Any, ...]) -> str:
+    """A sentence where the model takes the inputs with one more axis, so that they are a single row; else nothing."""
+    try:
+        output = model.evaluate(*(torch.stack((x, x)) for x in inputs), *extra)
+    except DaspError:
+        return ""
+    if not output.ndim or len(output) != 2:
+        return ""
+    return " With one more axis in front the model takes it: if this is a single row, give it a batch axis, as x[None]."
 
 
 def mask_of(part: Any) -> Any:

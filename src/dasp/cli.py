@@ -14,13 +14,13 @@ from types import FrameType
 import click
 
 from .check_command import check
-from .errors import DaspError, MissingRuleError
+from .errors import DaspError
 from .experiments.command import reproduce
-from .explain_command import explain
+from .explain_command import ESTIMATORS, explain
+from .flags import in_flags
 from .report.command import report
 
 _AT_ONCE = 1.0  # seconds between two signals that are one
-_WITHOUT_RULES = "on the command line: --method permutation or --method exact"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -76,6 +76,13 @@ def _left(stop: BaseException | None) -> str:
     return "nothing was written"
 
 
+def _in_flags(error: DaspError, arguments: Sequence[str]) -> str | None:
+    """The error's advice in options of `dasp explain` or `dasp check`; other commands have their own messages."""
+    methods = {kind.__name__: name for name, kind in ESTIMATORS.items()}
+    command = arguments[0] if arguments else ""
+    return in_flags(str(error), cli.commands[command], methods) if command in ("check", "explain") else None
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry of the `dasp` command: errors of ours are printed and exit code 2, an interrupt is exit code 130, another
     signal to end is 128 and its number, as 143 for SIGTERM.
@@ -95,11 +102,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         kind = signal.Signals(signalled.args[0])
         click.echo(f"{'interrupted' if kind is signal.SIGINT else kind.name}: {_left(signalled)}", err=True)
         sys.exit(128 + kind)
-    except MissingRuleError as error:
-        click.echo(f"error: {error}\n  {_WITHOUT_RULES}", err=True)
-        sys.exit(2)
     except DaspError as error:
         click.echo(f"error: {error}", err=True)
+        hint = _in_flags(error, sys.argv[1:] if arguments is None else arguments)
+        if hint is not None:
+            click.echo(f"  {hint}", err=True)
         sys.exit(2)
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from .attribution import RESERVED, Attribution
 from .errors import InputError
-from .tables import Array, unique_names
+from .handover import column
+from .tables import unique_names
 
 AUDIT_COLUMNS = ("audit_error", "audit_low", "audit_high", "audit_evaluations")
 MEASURED = ("ended", "measured_error", "measured_bound", "row_evaluations")
@@ -41,15 +42,15 @@ def columns_of(result: Attribution, start: int, names: Sequence[str] | None) -> 
     text = [",".join(map(str, place)) for place in index.tolist()]
     target = index[:, 0].numpy() if index.shape[1] == 1 else np.array(text, dtype=object)
     columns: dict[str, Any] = {"sample": np.repeat(np.arange(start, start + rows), count), "target": target}
-    columns |= dict(zip(names, _numpy(result.per_player.reshape(-1, players)).T, strict=True))
+    columns |= dict(zip(names, column(result.per_player.reshape(-1, players)).T, strict=True))
     for name in ("base_value", "output", "gap"):
-        columns[name] = _numpy(getattr(result, name).reshape(-1))
+        columns[name] = column(getattr(result, name).reshape(-1))
     if isinstance(result.standard_errors, Tensor):
-        errors = _numpy(result.standard_errors.reshape(-1, players)).T
-        for name, column in zip(names, errors, strict=True):
+        errors = column(result.standard_errors.reshape(-1, players)).T
+        for name, error in zip(names, errors, strict=True):
             if f"{name}_se" in columns:
                 raise InputError(f"the feature name {name}_se is taken by the standard errors of {name}; rename it.")
-            columns[f"{name}_se"] = column
+            columns[f"{name}_se"] = error
     if "measured_bound" in result.settings:
         columns |= _measured(result, count)
     return columns
@@ -65,7 +66,7 @@ def audit_columns(result: Attribution, evaluations: int) -> dict[str, Any]:
     """The measured relative error of every row and target, its interval, and the evaluations it took."""
     audit = result.audit(evaluations)
     found = (audit.relative_error, audit.low, audit.high, torch.full_like(audit.low, audit.evaluations).long())
-    return {name: _numpy(column.reshape(-1)) for name, column in zip(AUDIT_COLUMNS, found, strict=True)}
+    return {name: column(part.reshape(-1)) for name, part in zip(AUDIT_COLUMNS, found, strict=True)}
 
 
 def column_names(result: Attribution) -> tuple[str, ...]:
@@ -80,8 +81,3 @@ def column_names(result: Attribution) -> tuple[str, ...]:
         return tuple(f"p{place}" for place in range(shape[0]))
     shown = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
     return tuple("p_" + "_".join(map(str, place)) for place in np.ndindex(*shown))
-
-
-def _numpy(values: Tensor) -> Array:
-    array: Array = values.detach().cpu().numpy()
-    return array

@@ -43,7 +43,7 @@ _OPTIONS_OF = {
     "regression": ("budget", "seed"),
     "refine": ("tolerance", "budget", "seed"),
 }
-_ESTIMATORS: dict[str, type[Estimator]] = {
+ESTIMATORS: dict[str, type[Estimator]] = {
     "propagation": Propagation,
     "exact": Exact,
     "permutation": PermutationSampling,
@@ -65,7 +65,10 @@ def _rank(value: str) -> int | str:
 @click.argument("model", metavar="MODEL.pt2")
 @click.argument("rows", metavar="ROWS.(npy|csv|parquet)|FOLDER")
 @click.option("--baseline", required=True, metavar="zeros|mean|FILE", help="What absent features hold.")
-@click.option("--target", "targets", multiple=True, metavar="N|N,M|argmax", help="Output to explain; may be repeated.")
+@click.option(
+    "--target", "targets", multiple=True, metavar="N|N,M|argmax",
+    help="Output to explain, N,M of several axes; repeat it for several.",
+)  # fmt: skip
 @click.option("--out", required=True, metavar="OUT.parquet|FOLDER/", help="A file is replaced; a folder is gone on with.")
 @click.option("--columns", metavar="A,B,...", help="Columns of a csv or parquet file, in the model's order.")
 @click.option("--players", metavar=PLAYERS, help="Default: every element.")
@@ -253,4 +256,4 @@ def _method(options: dict[str, Any]) -> Estimator:
             if name not in _OPTIONS_OF[chosen] and options[name] is not None:
                 raise InputError(f"--{name} is an option of --method {method}, not of {chosen}.")
     given = {name: options[name] for name in _OPTIONS_OF[chosen] if options[name] is not None}
-    return _ESTIMATORS[chosen](**given)
+    return ESTIMATORS[chosen](**given)

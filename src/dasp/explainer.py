@@ -26,6 +26,7 @@ from .checks import (
     further,
     mask_of,
     native,
+    one_row_hint,
     plain,
     warn_of_gap,
     with_graphs,
@@ -237,10 +238,10 @@ class Explainer(Pretrained):
         checked = self._inputs(inputs)
         self._check_weights()
         rows, shapes = checked[0].shape[0], [tuple(x.shape[1:]) for x in checked]
-        players = self._players(checked, shapes)
-        baselines = self._baselines(checked)
         extra = further(additional_forward_args)
         out = self._output_shape(checked, extra)
+        players = self._players(checked, shapes)
+        baselines = self._baselines(checked)
         targets = Targets.of(target, rows, out, checked[0].device)
         if isinstance(baselines, Background):
             if self.semivalue is not None:
@@ -357,11 +358,14 @@ class Explainer(Pretrained):
         # Two rows tell the shape; one row alone may be treated specially by an exported program.
         batch = inputs[0].shape[0]
         two = torch.arange(2, device=inputs[0].device) % batch
-        output = evaluate_rows(self.model, tuple(x[two] for x in inputs), extra, two, batch)
+        try:
+            output = evaluate_rows(self.model, tuple(x[two] for x in inputs), extra, two, batch)
+        except InputError as error:
+            raise InputError(f"{error}{one_row_hint(self.model, inputs, extra)}") from error
         if output.ndim == 0 or output.shape[0] != 2:
             raise InputError(
                 f"model: 2 rows went in and an output of shape {tuple(output.shape)} came out. The first axis of the "
-                "output must be the rows."
+                f"output must be the rows.{one_row_hint(self.model, inputs, extra)}"
             )
         if not output.is_floating_point():
             raise InputError(

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
+from torch.export.graph_signature import InputKind, OutputKind
 from torch.nn.utils.rnn import PackedSequence
 
 from .errors import CaptureError
-from .rewrite import keep_rows, pool_first
+from .rewrite import WITH_EFFECTS, drop_checks, keep_rows, pool_first
 from .rules import RULES
 from .rules.moving import copied
 
@@ -199,6 +199,7 @@ def graph_of(program: ExportedProgram) -> Graph:
             "If it writes into its input (mul_, add_, masked_fill_), work on x.clone(); if it was exported in training mode, "
             "call model.eval() and export it again."
         )
+    drop_checks(program.graph)
     placeholders = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     constants: dict[fx.Node, Any] = {}
     inputs: list[fx.Node] = []
@@ -206,6 +207,8 @@ def graph_of(program: ExportedProgram) -> Graph:
         node = placeholders[spec.arg.name]
         if spec.kind is InputKind.USER_INPUT:
             inputs.append(node)
+        elif spec.kind is InputKind.TOKEN:
+            _refuse_effects(node)
         elif spec.target in program.state_dict:
             constants[node] = program.state_dict[spec.target]
         elif spec.target in program.constants:
@@ -213,7 +216,8 @@ def graph_of(program: ExportedProgram) -> Graph:
         else:
             raise CaptureError(f"the model needs {spec.target} ({spec.kind.name}), which dasp cannot capture")
     output = next(node for node in program.graph.nodes if node.op == "output")
-    results = [a for a in output.args[0] if isinstance(a, fx.Node)]
+    pairs = zip(output.args[0], signature.output_specs, strict=True)
+    results = [a for a, spec in pairs if isinstance(a, fx.Node) and spec.kind is OutputKind.USER_OUTPUT]
     if len(results) != 1:
         raise CaptureError("the model does not return a tensor that it computes")
     output_node = results[0]
@@ -223,6 +227,17 @@ def graph_of(program: ExportedProgram) -> Graph:
     nodes = tuple(node for node in program.graph.nodes if node.op not in ("placeholder", "output"))
     _refuse_mixed_precision(inputs, nodes)
     return Graph(nodes, constants, tuple(inputs), output_node, _batch_symbol(inputs))
+
+
+def _refuse_effects(token: fx.Node) -> None:
+    """Refuse operations that act beside their result, in the order that a token keeps, by name and layer."""
+    effects = [node for node in token.users if node.target is WITH_EFFECTS]
+    if effects:
+        named = ", ".join(f"{node.args[1]} (layer {layer_of(node)})" for node in effects)
+        raise CaptureError(
+            f"the model does something beside its result in {named}: it prints, checks or draws. Take that out of its forward, "
+            "or explain it with dasp.PermutationSampling() or dasp.Exact(), which only call it."
+        )
 
 
 def _refuse_mixed_precision(inputs: Sequence[fx.Node], nodes: Sequence[fx.Node]) -> None:

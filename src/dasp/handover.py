@@ -118,6 +118,13 @@ def numpy(x: Tensor) -> Array:
     return (x.double() if x.is_floating_point() else x).numpy()
 
 
+def column(x: Tensor) -> Array:
+    """On the CPU, as it is; half precision, which numpy and readers of tables lack, as float32."""
+    x = x.detach().cpu()
+    made: Array = (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x).numpy()
+    return made
+
+
 def _bounds(values: Tensor, audit: Audit) -> tuple[Tensor, Tensor]:
     """Ends of the interval of every player, (B, T, n), drawn out to hold the value."""
     errors, spread = audit.player_errors, audit.player_spread

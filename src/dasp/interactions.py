@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from .errors import InputError, InputTypeError, MemoryBoundError, MissingExtraError
-from .handover import interaction_values
+from .handover import column, interaction_values
+from .notebook import interactions_as_html
 
 if TYPE_CHECKING:
     import pandas
@@ -57,6 +58,10 @@ class Interactions:
         what = "all pairs" if self.pairs is None else f"{len(self.pairs)} pairs"
         return f"Interactions({self.method}, rows={len(self.values)}, players={len(self.names)}, {what})"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: how they were found, and the largest pairs of the first rows."""
+        return interactions_as_html(self)
+
     @property
     def per_target(self) -> Tensor:
         """The values as (B, T, n, n) or (B, T, P), whatever was asked."""
@@ -90,7 +95,7 @@ class Interactions:
                 "target": [target for target in range(targets) for _ in range(count)] * rows,
                 "first": first * (rows * targets),
                 "second": second * (rows * targets),
-                "value": values.detach().cpu().reshape(-1).numpy(),
+                "value": column(values.reshape(-1)),
             }
         )
 

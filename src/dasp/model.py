@@ -19,6 +19,11 @@ from .foreign import adapted, declared_inputs, opened
 from .graph import Graph, capture, exported, graph_of, quiet
 
 KEPT_GRAPHS = 8
+_NAMED = 4  # embeddings in a message
+_ANY_ROWS = (
+    "dasp calls it with other numbers of rows than yours: check the shape of a row, and that the model takes any number of "
+    "them."
+)
 Kept = TypeVar("Kept")
 
 
@@ -122,9 +127,10 @@ class Model:
         except Exception as error:  # whatever the network's code raises
             shapes = ", ".join(_described(a) for a in arguments)
             reason = " ".join(str(error).split())[:300]
+            unknown = isinstance(error, IndexError) and "Dimension" not in reason
+            advice = self._unknown_ids(arguments) if unknown else None
             raise InputError(
-                f"the model {self.name} fails on {shapes}: {type(error).__name__}: {reason}. dasp calls it with other "
-                "numbers of rows than yours: check the shape of a row, and that the model takes any number of them."
+                f"the model {self.name} fails on {shapes}: {type(error).__name__}: {reason.rstrip('.')}. {advice or _ANY_ROWS}"
             ) from error
         if not isinstance(result, Tensor):
             raise InputTypeError(
@@ -132,6 +138,18 @@ class Model:
                 "Wrap it in a module whose forward returns the one to explain."
             )
         return result
+
+    def _unknown_ids(self, arguments: Sequence[Any]) -> str | None:
+        """What whole numbers the model was given and which its embeddings hold; None where it was given none."""
+        whole = (torch.int64, torch.int32)
+        ids = [a for a in arguments if isinstance(a, Tensor) and a.dtype in whole and a.numel()]
+        if not ids:
+            return None
+        given = " and ".join(f"{int(a.min())} to {int(a.max())}" for a in ids)
+        layers = self.source.named_modules() if isinstance(self.source, nn.Module) else ()
+        sizes = [f"{name} holds 0 to {e.num_embeddings - 1}" for name, e in layers if isinstance(e, nn.Embedding)]
+        held = f"its embedding {', '.join(sizes[:_NAMED])}" if sizes else "an embedding holds ids from 0 to its size - 1"
+        return f"It was given ids from {given}, and {held}: look at the inputs and at the baseline, which absent players hold."
 
     def capture(self, inputs: Sequence[Tensor], extra: Sequence[Any]) -> Graph:
         """The graph for these inputs, captured or from an earlier call.

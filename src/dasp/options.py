@@ -68,7 +68,10 @@ def targets_of(specs: Sequence[str]) -> Any:
         try:
             index = tuple(int(place) for place in spec.split(","))
         except ValueError:
-            raise InputError(f"--target {spec!r}: give a number, numbers as 1,2 for several axes, or argmax.") from None
+            raise InputError(
+                f"--target {spec!r}: give a number, numbers as 1,2 where outputs have several axes, or argmax; for several "
+                "outputs repeat --target."
+            ) from None
         targets.append(index if len(index) > 1 else index[0])
     if len(targets) > 1:
         return targets

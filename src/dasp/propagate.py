@@ -21,6 +21,8 @@ from .rules import RULES, Context, LinearRule
 from .states import two_states
 
 PLAN_ROWS = 2
+Watch = Callable[[fx.Node, Any], None]
+"""Called with every node and its value."""
 
 
 class Kind(Enum):
@@ -278,7 +280,7 @@ def propagate(
     extra: Sequence[Any],
     folded: Mapping[fx.Node, Any],
     *,
-    watch: Callable[[fx.Node, Any], None] | None = None,
+    watch: Watch | None = None,
 ) -> Gaussian:
     """Moments of the network's result.
 

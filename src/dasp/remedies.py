@@ -61,7 +61,9 @@ _BY_NAME: dict[str, str] = {
     **dict.fromkeys(
         (
             "inverse", "linalg_inv_ex", "_linalg_svd", "_linalg_eigh", "_linalg_det", "_linalg_slogdet", "linalg_qr",
-            "_linalg_solve_ex", "linalg_cholesky_ex", "linalg_lu_factor_ex", "linalg_matrix_exp",
+            "_linalg_solve_ex", "linalg_cholesky_ex", "linalg_lu_factor_ex", "linalg_matrix_exp", "linalg_ldl_factor_ex",
+            "linalg_lu", "linalg_pinv", "linalg_eig", "linalg_solve_triangular", "linalg_householder_product", "cholesky",
+            "cholesky_solve", "cholesky_inverse",
         ),
         INVERSE,
     ),

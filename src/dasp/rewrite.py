@@ -35,6 +35,19 @@ INCREASING = frozenset(
 """Pointwise operations that never decrease, whatever their parameters."""
 
 
+WITH_EFFECTS = torch.ops.higher_order.with_effects
+
+
+def drop_checks(graph: fx.Graph) -> None:
+    """Take out the checks of linear algebra (that a matrix has an inverse), which hold a token; the model still makes them."""
+    for node in list(graph.nodes):
+        if node.target is WITH_EFFECTS and node.args[1] is aten._linalg_check_errors.default:
+            for token in list(node.users):
+                token.replace_all_uses_with(node.args[0])
+                graph.erase_node(token)
+            graph.erase_node(node)
+
+
 def keep_rows(graph: fx.Graph) -> None:
     """What would hold for one number of rows only: checks of values are dropped, bags opened, squeezed axes named."""
     for node in reversed(list(graph.nodes)):

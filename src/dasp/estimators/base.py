@@ -19,7 +19,7 @@ class Estimate:
     Attributes:
         values: (B, T, n).
         standard_errors: (B, T, n), or None where the estimator has none.
-        evaluations: plain network evaluations per row (the mean over rows).
+        evaluations: network evaluations per row (the mean over rows); one whose gradient is taken counts once.
         settings: every option in force, defaults and choices included; JSON can hold it.
         propagations: propagated passes per row.
     """

@@ -72,8 +72,8 @@ class VertexGradients(Estimator):
     gradient. It is refused where all slopes of a row are 0 but its values differ; beside other slopes it shows only in the gap.
 
     Attributes:
-        samples: gradients a row, an even number of at least 4, beside the two at nobody and everybody. Each counts as an
-            evaluation, and takes one backward pass for each target.
+        samples: gradients a row, an even number of at least 4, beside the two at nobody and everybody. Each counts as one
+            evaluation (benchmarks count two), and takes one backward pass for each target.
         seed: 0 to 2^31 - 1.
     """
 

@@ -33,7 +33,7 @@ class Rung:
     Attributes:
         estimator: gives the prior.
         cost: in plain evaluations.
-        evaluations: those that it really makes, of `cost`.
+        evaluations: those that it really makes, of `cost`; a gradient is two.
     """
 
     estimator: Estimator

@@ -209,6 +209,7 @@ class Fit:
         size: (Q,), the one that the errors of leaving one pair out have; truer where most pairs are known.
         evidence: (Q,), log probability of the differences at `likely`, up to a constant.
         missed: (Q,), mean squared error of leaving one pair out.
+        worst: (Q,), the largest error of leaving one pair out.
     """
 
     process: OddProcess
@@ -220,6 +221,7 @@ class Fit:
     size: Tensor
     evidence: Tensor
     missed: Tensor
+    worst: Tensor
 
     @classmethod
     def of(cls, process: OddProcess, members: Tensor, differences: Tensor) -> Fit:
@@ -241,9 +243,11 @@ class Fit:
             unit[some, torch.arange(len(some), device=signs.device)] = 1
             precision[some] = torch.linalg.solve_triangular(factor, unit, upper=False).square().sum(0)
         size = (weights[:, :-1].square() / precision[:-1]).mean(1) if count > 1 else likely
-        missed = (weights / precision).square().mean(1)
+        left_out = weights / precision
+        missed, worst = left_out.square().mean(1), left_out.abs().amax(1)
         left = process.prior() - reach.T @ reach
-        return cls(process, signs, weights, (reach.T @ whitened).T, left, likely, size.clamp(min=tiny), evidence, missed)
+        values = (reach.T @ whitened).T
+        return cls(process, signs, weights, values, left, likely, size.clamp(min=tiny), evidence, missed, worst)
 
     def surrogate(self, members: Tensor) -> Tensor:
         """The differences expected at other coalitions (A, n) bool, (Q, A)."""

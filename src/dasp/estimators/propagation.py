@@ -14,7 +14,7 @@ from ..game import Game, take_rows
 from ..gaussian import Gaussian
 from ..graph import Graph
 from ..law import FULL
-from ..propagate import Plan, make_plan, propagate, refuse_infinite
+from ..propagate import Plan, Watch, make_plan, propagate
 from ..special import legendre, lobatto
 from .absent import Absent, both_ends, repeated
 from .base import Estimate, Estimator
@@ -24,6 +24,7 @@ from .mixed import Mixed
 from .preparation import check_graph, gradient
 from .sampling import check_seed
 from .second import differentiable_values, propagated_interactions
+from .slopes import refuse_lost_slopes
 
 MOST_NODES = 1024
 LOST = 100.0
@@ -116,6 +117,9 @@ class Propagation(Estimator):
             MemoryBoundError: one row at one node does not fit the memory bound with the rank asked for.
         """
         work = _Work.prepare(self, game)
+        if game.players.count == 1:  # its one step, whatever the weights
+            step = (game.outputs - game.base_values).unsqueeze(2)
+            return Estimate(step, None, 1.0 + game.rows_each, work.settings)
         parts = []
         propagations = 0.0
         bar = tqdm(total=game.batch, desc="propagating", unit="row", disable=not progress)
@@ -305,15 +309,19 @@ class _Work:
         count, samples = len(states), len(states) * len(rows)
         off, on, free = self._fixed(rows, cluster, mixed, states)
         shift = torch.zeros(samples, game.players.count, dtype=game.dtype, device=game.device, requires_grad=True)
-        law = self.absent.law(
-            q, shift, free=free, grouped=game.players.grouped, conditioned=bool(self.options.condition), memory=game.memory,
-            rank=rank.repeat(count, 1, 1) if isinstance(rank, Tensor) else rank,
-        )  # fmt: skip
         every = rows.repeat(count * len(q))
         extra = take_rows(game.extra, every, game.batch)
         ends = [repeated(x, len(q)) for x in off], [repeated(x, len(q)) for x in on]
-        result = propagate(self.plan, law, *ends, extra, folded)
-        values = game.targets.select(result.mean, every)[:, targets].reshape(len(q), count, len(rows), -1)
+
+        def means(shift: Tensor, watch: Watch | None = None) -> Tensor:
+            law = self.absent.law(
+                q, shift, free=free, grouped=game.players.grouped, conditioned=bool(self.options.condition), memory=game.memory,
+                rank=rank.repeat(count, 1, 1) if isinstance(rank, Tensor) else rank,
+            )  # fmt: skip
+            result = propagate(self.plan, law, *ends, extra, folded, watch=watch)
+            return game.targets.select(result.mean, every)[:, targets]
+
+        values = means(shift).reshape(len(q), count, len(rows), -1)
         if reach is not None:
             self._refuse_lost(rows, values.detach(), reach[:, targets], targets)
         chance = torch.where(states.bool(), q[:, None, None], 1 - q[:, None, None])  # (K, states, h)
@@ -324,12 +332,7 @@ class _Work:
             share.append(gradient(loss, shift, keep=target + 1 < len(targets)).unflatten(0, (count, -1)).sum(0))
         phi = torch.stack(share, 1)
         if not bool(phi.isfinite().all()):
-            with torch.no_grad():
-                propagate(self.plan, law, *ends, extra, folded, watch=refuse_infinite)
-            raise NumericsError(
-                f"the moments are finite, but a derivative of them is not, in {game.dtype}. Scale the inputs, or explain the "
-                "model in float64 (model.double() and x.double())."
-            )
+            refuse_lost_slopes(means, shift)
         if h:
             own = torch.stack([self._held(j, states, chance, w, values.detach()) for j in range(h)], -1)
             own = own.to(phi.dtype) * mixed.held.unsqueeze(1)

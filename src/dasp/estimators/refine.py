@@ -24,7 +24,7 @@ from .propagation import Propagation
 from .regression import MOST_FITTED, Judged, Regression
 from .sampling import check_seed, stream
 
-LEAST_PAIRS = 32
+LEAST_PAIRS = 128
 USUAL_BUDGET = 2**17
 """Evaluations a row where no budget is given."""
 LEAST_BUDGET = 2**12
@@ -54,6 +54,11 @@ class Refine(Estimator):
     whose values are judged next by as many new ones. Before that the prior is bettered, as soon as this costs about as little
     as these pairs: `Propagation()` enumerates players (`mixture=`), or takes a factor for every one of more than 64; of these
     vertex gradients are a second prior. What was left to choose is bettered, no option that was set.
+
+    A sample says nothing about coalitions that it did not draw. Where the budget allows for 4 n pairs, those of one player and
+    all others are always taken, and the bound leaves room for pairs that were not drawn and are missed as much as the worst
+    that was. Not found out is a network that does something at a few coalitions of other sizes alone, and much more of it than
+    at any that was drawn.
 
     Looks at a row share the probability of error: look k has `(1 - confidence) / (k (k + 1))`. Where all coalitions cost
     hardly more than the next audit, or fit the budget at the start, all are evaluated, and the values are exact.
@@ -238,12 +243,13 @@ class _Group:
     def _refine(self) -> None:
         budget = self.options.usual_budget(self.game)
         everything = 2**self.n
+        self.sure = Blocks.spares(self.n, budget // 2)
         known = torch.zeros(0, self.n, dtype=torch.bool, device=self.game.device)  # pairs that values rest on
         judged = None if self.ladder is None else self._of_prior(*self.ladder.priors.values())
         if everything <= (self.options.budget or 2 * (LEAST_PAIRS + self.n)):
             self._exact()
         while len(self.active):
-            room = (budget - 2 - self.spent) // 2 - len(known)
+            room = (budget - 2 - self.spent) // 2 - len(known) - (self.n if self.sure and not len(known) else 0)
             wanted = max(LEAST_PAIRS, self.n, len(known))
             if everything <= budget and 2 * (len(known) + wanted) >= NEARLY_ALL * everything:
                 self._exact()
@@ -253,7 +259,7 @@ class _Group:
             large = self._too_large(len(known) + wanted)
             last = judged is not None and (room == wanted or large)
             pairs = min(wanted, room if judged is not None else room // 2)
-            blocks = Blocks.draw(self.n, pairs, self.generator).to(self.game.device)
+            blocks = Blocks.draw(self.n, pairs, self.generator, sure=self.sure).to(self.game.device)
             found = self._differences(blocks.members)
             if judged is not None:
                 self._audit(judged, blocks, found, last=None if not last else MEMORY if large and room > wanted else BUDGET)
@@ -337,7 +343,8 @@ class _Group:
     def _audit(self, judged: Judged, blocks: Blocks, found: Tensor, *, last: str | None) -> None:
         """End the rows whose bound is below the tolerance, or all where nothing more is to come, for the reason `last`."""
         targets, options = self.game.targets.count, self.options
-        lacking = _lacking(judged, blocks, found.flatten(0, 1), self.total[self.active].flatten())
+        lacking, worst = judged.lacking(blocks, found.flatten(0, 1), self.total[self.active].flatten())
+        unseen = blocks.unseen(worst, options.confidence)
         still = (found == 0).all(-1) & (self.total[self.active] == 0)  # targets that never move: their values are 0
         rounding = self._rounding((judged.values + lacking.mean(1)).norm(dim=1), still)
         reach = torch.maximum(HIDDEN * rounding, torch.full_like(rounding, options.tolerance))
@@ -348,7 +355,7 @@ class _Group:
             self.looks[row] += int(bool(worth[place]) or last is not None)
             look = max(1, int(self.looks[row]))
             confidence = 1 - (1 - options.confidence) / (look * (look + 1))
-            error, bound = upper_bound(lacking[some], judged.values[some], confidence)
+            error, bound = upper_bound(lacking[some], judged.values[some], confidence, unseen[some])
             self.found.error[self.rows[row]], self.found.bound[self.rows[row]] = error, bound
             # What rounding hides cannot be told: there the tolerance is not reached, but what can be is.
             hidden = float(rounding[place])
@@ -359,8 +366,8 @@ class _Group:
                 ends[place] = ROUNDING
             elif last:
                 ends[place] = last
-        worst = float(self.found.bound[self.rows[self.active]].max())
-        self.bar.set_postfix_str(f"{len(self.active)} rows, error below {worst:.2g}", refresh=False)
+        highest = float(self.found.bound[self.rows[self.active]].max())
+        self.bar.set_postfix_str(f"{len(self.active)} rows, error below {highest:.2g}", refresh=False)
         self._leave(judged, ends)
 
     def _rounding(self, size: Tensor, still: Tensor) -> Tensor:
@@ -391,21 +398,3 @@ class _Group:
             store[row] = store[row].scatter(1, index, part[some])
         self.found.ended[row] = reason
         self.found.pairs[row] = self.pairs.evaluated(int(self.own[int(self.active[place])]))
-
-
-def _lacking(judged: Judged, blocks: Blocks, found: Tensor, total: Tensor) -> Tensor:
-    """What values lack, without bias, (Q, blocks, n): the surrogate is what was fitted, moved so that its values are these.
-
-    Where the pairs left out are not foretold better by the fit than by the values alone, these are the surrogate.
-    """
-    residual, move = found.clone(), judged.values
-    for share, fit in judged.surrogates:
-        residual -= share.unsqueeze(1) * fit.surrogate(blocks.members)
-        move = move - share.unsqueeze(1) * fit.values
-    linear = found - blocks.foretold(judged.values)
-    residual = residual - blocks.foretold(move)
-    better = torch.zeros(len(found), dtype=torch.bool, device=found.device)
-    if judged.surrogates:
-        better = sum(share * fit.missed for share, fit in judged.surrogates) < judged.missed
-    gap = total - judged.values.sum(1)
-    return blocks.estimates(torch.where(better.unsqueeze(1), residual, linear), gap)

@@ -16,6 +16,7 @@ from ..game import Game
 from .base import Estimate, Estimator
 from .designs import choice_bytes, choose_pairs
 from .exact import shapley_weights
+from .lacking import Blocks
 from .odd_games import Fit, OddProcess, can_correct, differences, every_pair, held_out
 from .sampling import check_seed
 
@@ -29,6 +30,8 @@ MOST_FITTED = 4096
 """Pairs beyond this many correct the surrogate of the others, as its cost grows with their cube."""
 USUAL_ERROR = 0.02
 """Half of all priors are taken to be off by less than this part, before anything is seen."""
+NEGLIGIBLE = 0.05
+"""A fit of a smaller share says nothing about pairs that were not drawn."""
 ERRORS = tuple(10 ** (k / 4) for k in range(-14, 3))
 """Relative errors of the prior that are tried."""
 
@@ -223,6 +226,30 @@ class Judged:
     errors: Tensor
     missed: Tensor
     surrogates: tuple[tuple[Tensor, Fit], ...]
+
+    def lacking(self, blocks: Blocks, found: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+        """What the values lack, without bias, (Q, blocks, n), and the largest error of the surrogate at any pair, (Q,).
+
+        The surrogate is what was fitted, moved so that its values are these; at the pairs of the fit its error is that of
+        leaving each out. Where these are not foretold better by the fit than by the values alone, the values are the surrogate.
+
+        Args:
+            blocks: fresh pairs.
+            found: the differences there, (Q, M).
+            total: output less base value, (Q,).
+        """
+        residual, move = found.clone(), self.values
+        for share, fit in self.surrogates:
+            residual -= share.unsqueeze(1) * fit.surrogate(blocks.members)
+            move = move - share.unsqueeze(1) * fit.values
+        linear = found - blocks.foretold(self.values)
+        residual = residual - blocks.foretold(move)
+        better = torch.zeros(len(found), dtype=torch.bool, device=found.device)
+        if self.surrogates:
+            better = sum(share * fit.missed for share, fit in self.surrogates) < self.missed
+        left = torch.where(better.unsqueeze(1), residual, linear)
+        misses = [left.abs().amax(1), *(fit.worst.masked_fill(share < NEGLIGIBLE, 0.0) for share, fit in self.surrogates)]
+        return blocks.estimates(left, total - self.values.sum(1)), torch.stack(misses).amax(0)
 
 
 @dataclass(frozen=True, eq=False)

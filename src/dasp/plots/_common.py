@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -146,7 +147,7 @@ def table(result: Attribution, target_index: int | None) -> Table:
         base_value=array(result.base_value.reshape(rows, targets)[:, chosen]),
         output=array(result.output.reshape(rows, targets)[:, chosen]),
         data=None if data is None else array(data),
-        names=tuple(plain(name) for name in result.player_names),
+        names=tuple(labels(result.player_names)),
     )
 
 
@@ -166,7 +167,36 @@ def plain(text: str) -> str:
     """`text` as matplotlib must get it to draw it as it is, for what stands between two dollars it reads as a formula; cut
     where it is longer than `LONGEST` letters.
     """
-    return (text if len(text) <= LONGEST else text[: LONGEST - 1] + "…").replace("$", r"\$")
+    return _as_text(_cut(text))
+
+
+def labels(names: Sequence[str]) -> list[str]:
+    """`plain` names that stay apart: cut at their end, or in the middle where those would be equal, or numbered from 0."""
+    return [_as_text(name) for name in shortened(names)]
+
+
+def shortened(names: Sequence[str]) -> list[str]:
+    """As in `labels`, but for the dollars."""
+    ends = Counter(map(_cut, names))
+    once = [_cut(name) if ends[_cut(name)] == 1 else _cut_within(name) for name in names]
+    known = Counter(once)
+    return [
+        short if known[short] == 1 or len(name) <= LONGEST else f"{short} ({place})"
+        for place, (name, short) in enumerate(zip(names, once, strict=True))
+    ]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def _cut_within(text: str) -> str:
+    half = LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[: half - 1]}…{text[half - LONGEST :]}"
+
+
+def _as_text(text: str) -> str:
+    return text.replace("$", r"\$")
 
 
 def width(names: Iterable[str]) -> float:
@@ -277,7 +307,7 @@ def named(what: str, names: Sequence[str], count: int) -> list[str]:
         raise InputTypeError(f"{what}: expected a list of strings, got {type(names).__name__}.")
     if len(names) != count:
         raise InputError(f"{what}: expected {count} name(s), got {len(names)}.")
-    return [plain(name) for name in names]
+    return labels(names)
 
 
 def check_display(max_display: int) -> None:

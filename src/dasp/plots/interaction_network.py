@@ -66,7 +66,8 @@ def interaction_network(
     places = {int(player): place for place, player in enumerate(order)}
     angles = np.pi / 2 - 2 * np.pi * np.arange(len(order)) / len(order)
     spots = np.stack([np.cos(angles), np.sin(angles)], axis=1)  # from the top, clockwise
-    names = [_wrapped(result.names[player]) for player in order]
+    short = _common.shortened(result.names)
+    names = [_wrapped(short[player]) for player in order]
     longest = max(len(line) for name in names for line in name.split("\n"))
     ax = _common.axes(ax, size=(3.8 + 0.16 * longest, 4.6))
     drawn = [edge for edge in np.argsort(-np.abs(values), kind="stable") if set(pairs[edge].tolist()) <= set(places)]
@@ -80,8 +81,7 @@ def interaction_network(
 
 def _wrapped(name: str) -> str:
     """A name in lines of about 18 letters."""
-    short = name if len(name) <= _common.LONGEST else name[: _common.LONGEST - 1] + "…"
-    return "\n".join(_common.plain(line) for line in textwrap.wrap(short, _LETTERS)) or " "
+    return "\n".join(_common.plain(line) for line in textwrap.wrap(name, _LETTERS)) or " "
 
 
 def _edges(

@@ -47,7 +47,7 @@ def interactions(
     check_interactions(result)
     _common.check_display(max_display)
     values = chosen(result, index, target_index)
-    names = tuple(_common.plain(name) for name in result.names)
+    names = tuple(_common.labels(result.names))
     if result.pairs is None and len(names) > 1:
         ax = _triangle(values, names, max_display, index is not None, ax)
     else:

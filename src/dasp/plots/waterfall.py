@@ -25,8 +25,9 @@ def waterfall(
 ) -> Axes:
     """Values of row `index` stacked from the base value (bottom) to the output (top), largest on top.
 
-    Players beyond `max_display` are gathered in one step. What the values leave unexplained (the completeness gap) is
-    drawn as a step of its own in grey when it can be seen; nothing is rescaled to hide it.
+    Players beyond `max_display` are gathered in one step. What the values leave over (the completeness gap; for semivalues
+    that need not add up, what no player is given) is a step of its own in grey when it can be seen; nothing is rescaled to
+    hide it.
 
     Raises:
         InputError: no such row or target, several targets and none chosen, or `max_display` below 1.
@@ -41,7 +42,7 @@ def waterfall(
     steps: list[tuple[str, float, bool]] = []  # from the bottom: name, length, whether in grey
     rest = output - base - float(values.sum())
     if abs(rest) > _VISIBLE_GAP * float(np.abs(values).sum()):
-        steps.append(("not attributed (gap)", rest, True))
+        steps.append((_rest(result), rest, True))
     if len(others):
         steps.append((f"{len(others)} others", float(values[others].sum()), False))
     for player in shown[::-1]:
@@ -67,3 +68,11 @@ def waterfall(
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(axis="y", length=0)
     return ax
+
+
+def _rest(result: Attribution) -> str:
+    """What the grey step is: an error of Shapley values, none of other semivalues."""
+    semivalue = result.settings.get("semivalue")
+    if semivalue is None:
+        return "not attributed (gap)"
+    return f"not given to any player ({_common.plain(str(semivalue['name']))} values need not add up)"

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch._ops import OpOverload
 
-from ..errors import InputTypeError
+from ..errors import InputError, InputTypeError
 
 Apply = Callable[..., Any]
 """`apply(context, *args, **kwargs)`: the arguments of the operation, some of them `Gaussian`; gives its random result."""
@@ -80,7 +80,7 @@ class RuleTable:
 
         Raises:
             InputTypeError: the operation is no overload.
-            ValueError: it has a rule already.
+            InputError: it has a rule already.
         """
         if not isinstance(rule.op, OpOverload):
             raise InputTypeError(
@@ -88,7 +88,7 @@ class RuleTable:
                 "For an operation made by torch.library.custom_op, take torch.ops.<namespace>.<name>.default."
             )
         if rule.op in self._rules:
-            raise ValueError(f"{rule.op} has a moment rule already; change that one instead of adding a second")
+            raise InputError(f"{rule.op} has a moment rule already; change that one instead of adding a second.")
         self._rules[rule.op] = rule
 
     def find(self, op: object) -> Rule | None:
