@@ -255,6 +255,21 @@ def test_coalitions_that_are_hardly_ever_drawn_are_not_missed(others: int, seed:
     assert result.settings["ended"] == ["budget"]
 
 
+@pytest.mark.xfail(strict=True, reason="a sample cannot tell what happens at none of the coalitions that it drew")
+def test_two_players_before_ten_others_are_not_missed() -> None:
+    class Pair(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.sum(1) + 20 * x[:, 0] * x[:, 1] * (1 - x[:, 2:12]).prod(1)
+
+    truth = torch.ones(24, dtype=torch.float64)
+    truth[:2] += 20 / 132  # of 12 players the first before all but the other: 1! 10! / 12!
+    truth[2:12] -= 20 * 2 / (12 * 11 * 10)
+    x = torch.ones(1, 24, dtype=torch.float64)
+    result = explain(x, Pair().double(), prior=None, budget=4000, seed=7)
+    error = float((result.values[0] - truth).norm() / truth.norm())
+    assert error <= result.settings["measured_bound"][0][0]
+
+
 @pytest.mark.parametrize("others", [19, 23])
 def test_an_audit_sees_coalitions_that_are_hardly_ever_drawn(others: int) -> None:
     truth, x = rare_values(others), torch.ones(1, 24, dtype=torch.float64)
