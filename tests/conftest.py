@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,17 @@ def paper_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the paper's data sets, and {folder} does not exist; set DASP_DATA (see CONTRIBUTING.md)")
     return folder
+
+
+@pytest.fixture
+def heeded_signals() -> Iterator[None]:
+    """Programs started here get SIGINT and SIGHUP, also where the tests were started by nohup or in the background."""
+    kinds = [kind for kind in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(kind) is signal.SIG_IGN]
+    for kind in kinds:
+        signal.signal(kind, lambda *_: None)  # a handler is not inherited, and ignoring is
+    yield
+    for kind in kinds:
+        signal.signal(kind, signal.SIG_IGN)
 
 
 @pytest.fixture(autouse=True)

@@ -436,6 +436,7 @@ def test_an_interrupt_between_chunks_leaves_the_old_file(
     assert sorted(os.listdir(rows.parent)) == ["out.parquet", "rows.csv"]
 
 
+@pytest.mark.usefixtures("heeded_signals")
 @pytest.mark.parametrize(
     ("kind", "code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "SIGTERM"),
                                (signal.SIGHUP, 129, "SIGHUP")],
@@ -450,7 +451,10 @@ def test_a_signal_leaves_no_half_file(net: Path, rows: Path, kind: signal.Signal
         assert len(os.listdir(rows.parent)) == 2, "the temporary file should stand beside the rows"
         time.sleep(0.5)
         process.send_signal(kind)
-        _, error = process.communicate(timeout=60)
+        try:
+            _, error = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == code
     assert f"{said}: nothing was written" in error
     assert "Traceback" not in error
