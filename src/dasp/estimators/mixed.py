@@ -23,6 +23,11 @@ class Mixed:
     players: Tensor
     held: Tensor
 
+    @property
+    def count(self) -> int:
+        """How many players a row has here."""
+        return self.players.shape[1]
+
     @classmethod
     def nobody(cls, rows: int, device: torch.device) -> Mixed:
         """No player at all."""

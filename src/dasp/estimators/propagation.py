@@ -18,7 +18,7 @@ from ..propagate import Plan, Watch, make_plan, propagate
 from ..special import legendre, lobatto
 from .absent import Absent, both_ends, repeated
 from .base import Estimate, Estimator
-from .decisions import LEGENDRE, LOBATTO, decided, too_large
+from .decisions import LEGENDRE, LOBATTO, at_one_point, decided, too_large
 from .directions import active_directions
 from .mixed import Mixed
 from .preparation import check_graph, gradient
@@ -31,6 +31,8 @@ LOST = 100.0
 """Times that a mean output may lie beyond what single players do before it counts as wrong."""
 CACHED = 128 * 2**20
 """Bytes of one pass on a CPU; larger passes leave its caches and are slower."""
+SCREENED = 16.0
+"""Times that propagated values are less exact than plain evaluations, where ties are looked for among them."""
 MOST_ROWS = 4096
 """Rows (samples times nodes times states) in one pass; more gains nothing."""
 
@@ -56,10 +58,11 @@ class Propagation(Estimator):
         mixture: number h of players whose 2^h states are enumerated instead of approximated. All n of them are exact with
             one baseline, where the nodes are enough: n/2 for Legendre, n/2 + 1 for Lobatto, rounded up, as nodes=None takes
             then; with fewer the integral over q is approximate. Of fewer players those with the largest steps at both ends
-            (from the mean of a background) are taken; players that are tied with one who is not taken are left out, so that
-            equal players stay equal. Each target has its own; targets with others than the rest take as many passes again.
-            None chooses, with full rank and Lobatto, one of up to 32 players (all of up to 6
-            where nothing else is chosen), else 0.
+            (from the mean of a background) are taken, or, with Legendre and one baseline, which need no ends, those with
+            the largest values at the same nodes while nobody is enumerated, one pass more each; players that are tied with
+            one who is not taken are left out, so that equal players stay equal. Each target has its own; targets with
+            others than the rest take as many passes again. None chooses, with full rank and Lobatto, one of up to 32
+            players (all of up to 6 where nothing else is chosen), else 0.
         condition: whether nonlinearities condition on the player that dominates an element; needs rank "full"; None
             conditions where it can.
         clusters: of a background (`baseline=` rows of data): number K of clusters to propagate from, each with its own mean
@@ -232,7 +235,14 @@ class _Work:
     @property
     def ended(self) -> bool:
         """Whether both ends are evaluated."""
-        return self.options.rule == LOBATTO or bool(self.mixture or self.nodes.first or self.nodes.last)
+        return self.options.rule == LOBATTO or self.at_ends or (self.mixture > 0 and not self.screened)
+
+    @property
+    def screened(self) -> bool:
+        """Whether passes with nobody enumerated tell which players to enumerate: they cost less than the ends."""
+        some = 0 < self.mixture < self.game.players.count
+        plain = self.absent.clusters is None and not at_one_point(self.game)
+        return some and plain and self.options.rule == LEGENDRE
 
     @property
     def at_ends(self) -> bool:
@@ -271,16 +281,37 @@ class _Work:
             rank = FULL
         elif isinstance(options.rank, int) and options.rank > 0:
             rank = active_directions(game, rows, options.rank, seed=options.seed)
-        folded = self.graph.folded()
-        states = _states(self.mixture, game.device)
-        for index in torch.arange(len(self.nodes.inner), device=game.device).split(self.nodes_at_once):
-            q, w = self.nodes.inner[index], self.nodes.weights[index]
-            for held, some in mixed.items():
+        passes = 0.0
+        if self.screened:
+            mixed, passes = self._screen(rows, rank)
+        inner, more = self._inner(rows, rank, mixed, reach)
+        total = total + inner
+        return total.where(moved, torch.zeros_like(total)), passes + more
+
+    def _screen(self, rows: Tensor, rank: str | Tensor | None) -> tuple[dict[Mixed, list[int]], float]:
+        """Who is enumerated for which targets, by their values while nobody is, and the passes that each row took."""
+        game = self.game
+        nobody = {Mixed.nobody(len(rows), game.device): list(range(game.targets.count))}
+        alone, passes = self._inner(rows, rank, nobody, None)
+        size = alone.abs().sum(-1) + game.outputs[rows].abs() + game.base_values[rows].abs()
+        return Mixed.by_target(alone.abs(), self.mixture, SCREENED * size), passes
+
+    def _inner(
+        self, rows: Tensor, rank: str | Tensor | None, mixed: dict[Mixed, list[int]], reach: Tensor | None
+    ) -> tuple[Tensor, float]:
+        """The share of the inner nodes, (rows, T, n), and the propagated passes that each row took."""
+        game = self.game
+        total = torch.zeros(len(rows), game.targets.count, game.players.count, dtype=game.dtype, device=game.device)
+        folded, passes = self.graph.folded(), 0.0
+        for held, some in mixed.items():
+            states = _states(held.count, game.device)
+            passes += len(self.nodes.inner) * len(states) * self.absent.count
+            for index in torch.arange(len(self.nodes.inner), device=game.device).split(self.nodes_at_once):
+                q, w = self.nodes.inner[index], self.nodes.weights[index]
                 for part in torch.arange(self.absent.count, device=game.device).split(self.clusters_at_once):
                     shares = self._nodes(rows, part, q, w, rank, held, some, states, folded, reach)
                     total[:, some] += torch.einsum("k,bktn->btn", self.absent.weights[part], shares)
-        passes = float(len(self.nodes.inner) * 2**self.mixture * len(mixed) * self.absent.count)
-        return total.where(moved, torch.zeros_like(total)), passes
+        return total, passes
 
     @staticmethod
     def _ends(game: Game, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -302,7 +333,7 @@ class _Work:
 
         `reach` (rows, T) is how far single players take the output from its base value, where that is known.
         """
-        game, h, each = self.game, self.mixture, len(clusters)
+        game, h, each = self.game, mixed.count, len(clusters)
         rows, cluster, mixed = rows.repeat_interleave(each), clusters.repeat(len(rows)), mixed.repeated(each)
         if isinstance(rank, Tensor):
             rank = rank.repeat_interleave(each, 0)
@@ -369,7 +400,7 @@ class _Work:
         game = self.game
         off = [repeated(part, len(states)) for part in self.absent.off(rows, cluster)]
         on = [repeated(x[rows], len(states)) for x in game.inputs]
-        if not self.mixture:
+        if not mixed.count:
             return off, on, None
         held = torch.zeros(len(states), len(rows), game.players.count, dtype=torch.long, device=game.device)
         where = mixed.players.unsqueeze(0).expand(len(states), -1, -1)

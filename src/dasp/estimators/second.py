@@ -80,15 +80,17 @@ class _Extension:
         chance = torch.where(states.bool().unsqueeze(1), present, 1 - present).prod(-1)  # (K, states, R)
         return (w[:, None, None, None] * chance.unsqueeze(-1) * values).sum((0, 1))
 
-    def mixed(self) -> dict[Mixed, list[int]]:
-        """Who is enumerated, and for which targets."""
+    def mixed(self) -> tuple[dict[Mixed, list[int]], float]:
+        """Who is enumerated for which targets, and the propagated passes a row that tell."""
         game, work = self.work.game, self.work
         targets = list(range(game.targets.count))
         if not work.mixture:
-            return {Mixed.nobody(len(self.rows), game.device): targets}
+            return {Mixed.nobody(len(self.rows), game.device): targets}, 0.0
+        if work.screened:
+            return work._screen(self.rows, self.rank)
         first, last = work._ends(game, self.rows)
         size = game.outputs[self.rows].abs() + game.base_values[self.rows].abs()
-        return Mixed.by_target(first.abs() + last.abs(), work.mixture, size)
+        return Mixed.by_target(first.abs() + last.abs(), work.mixture, size), 0.0
 
 
 def _chunks(work: _Work, size: int) -> tuple[Tensor, ...]:
@@ -170,7 +172,7 @@ def _hessian_rows(of: _Extension, players: Tensor, nodes_at_once: int, bar: Any)
     if work.nodes.first or work.nodes.last:
         first, last = _pair_ends(game, rows, players)
         result = result + work.nodes.first * first + work.nodes.last * last
-    mixed = of.mixed()
+    mixed, screening = of.mixed()
     for index in _chunks(work, nodes_at_once):
         for held, targets in mixed.items():
             shift = torch.zeros(len(rows), n, dtype=game.dtype, device=game.device, requires_grad=True)
@@ -183,7 +185,7 @@ def _hessian_rows(of: _Extension, players: Tensor, nodes_at_once: int, bar: Any)
     moved = game.moved(rows)[:, 0]  # (R, n)
     others = players.unsqueeze(1) != torch.arange(n, device=game.device)
     there = moved[:, players].unsqueeze(2) & moved.unsqueeze(1) & others
-    passes = float(len(work.nodes.inner) * len(of.states) * len(mixed) * (1 + len(players)))
+    passes = screening + len(work.nodes.inner) * len(of.states) * len(mixed) * (1 + len(players))
     return result.where(there.unsqueeze(1), torch.zeros_like(result)), passes
 
 
@@ -262,7 +264,7 @@ def _values(of: _Extension) -> tuple[Tensor, float]:
     if work.nodes.first or work.nodes.last:
         first, last = _live_ends(of)
         total = total + work.nodes.first * first + work.nodes.last * last
-    mixed = of.mixed()
+    mixed, screening = of.mixed()
     for index in _chunks(work, work.nodes_at_once):
         slopes: dict[int, Tensor] = {}
         for held, targets in mixed.items():
@@ -271,7 +273,7 @@ def _values(of: _Extension) -> tuple[Tensor, float]:
             for place, target in enumerate(targets):
                 slopes[target] = _slope(sums[:, place].sum(), shift, graph=True)
         total = total + torch.stack([slopes[target] for target in range(game.targets.count)], 1)
-    return total, float(len(work.nodes.inner) * len(of.states) * len(mixed))
+    return total, screening + len(work.nodes.inner) * len(of.states) * len(mixed)
 
 
 def _live_ends(of: _Extension) -> tuple[Tensor, Tensor]:
