@@ -100,6 +100,10 @@ def small(problem: Problem) -> Iterator[list[Method]]:
     yield [ours.method("dasp.Propagation, mixture", f"mixture={h}", dasp.Propagation(mixture=h)) for h in mixtures]
     few = dasp.Propagation(mixture=2, rule="lobatto", nodes=3)
     yield [ours.method("dasp.Propagation, mixture, 3 nodes", "mixture=2, 3 nodes", few) for _ in mixtures[:1]]
+    family = "dasp.Propagation, mixture, no exact ends"
+    for h in (1, 2, 3) if n <= 32 else ():
+        few = dasp.Propagation(mixture=h, rule="legendre", nodes=2)
+        yield [ours.method(family, f"mixture={h}, no exact ends, 2 nodes", few)]
     if n > ENUMERABLE:
         yield [ours.method("dasp.Propagation, full rank", "full rank", dasp.Propagation(rank="full", condition=False))]
     fits = [max(2 * n + 2, b) for b in budgets if b <= LONGEST_FIT]

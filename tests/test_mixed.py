@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 import dasp
 from dasp.estimators.mixed import Mixed
+from dasp.special import legendre
 
 
 def test_the_largest_in_their_order_without_ties() -> None:
@@ -54,6 +57,47 @@ def test_equal_players_stay_equal(mixture: int | None) -> None:
     x[:, :2] = 1.5
     values = dasp.Explainer(Twins(), method=dasp.Propagation(mixture=mixture))(x, 1).per_player[:, 0]
     torch.testing.assert_close(values[:, 0], values[:, 1], rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("mixture", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_equal_players_stay_equal_without_exact_ends(mixture: int, dtype: torch.dtype) -> None:
+    x = torch.linspace(-1, 1, 9, dtype=dtype).repeat(2, 1)
+    x[:, :2] = 1.5
+    method = dasp.Propagation(mixture=mixture, rule="legendre", nodes=2)
+    values = dasp.Explainer(Twins().to(dtype), method=method)(x, 1).per_player[:, 0]
+    torch.testing.assert_close(values[:, 0], values[:, 1], rtol=1e-4 if dtype == torch.float32 else 1e-8, atol=1e-12)
+
+
+def test_without_exact_ends_the_nodes_themselves_choose() -> None:
+    x = torch.randn(3, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    options: dict[str, Any] = {"rule": "legendre", "nodes": 3}
+    model = dasp.Model(Twins())
+    alone = dasp.Explainer(model, method=dasp.Propagation(mixture=0, **options))(x, 0)
+    result = dasp.Explainer(model, method=dasp.Propagation(mixture=2, **options))(x, 0)
+    assert alone.evaluations == result.evaluations == 0
+    assert (alone.propagations, result.propagations) == (3, 3 + 3 * 4)
+    # Each row holds those whose values are largest while nobody is enumerated.
+    for row in range(3):
+        two = alone.per_player[row, 0].abs().topk(2).indices.sort().values
+        expected = _by_hand(model, x[row], two.tolist(), **options)
+        others = expected != 0
+        assert int(others.sum()) == 7
+        torch.testing.assert_close(result.per_player[row, 0, others], expected[others], rtol=1e-9, atol=1e-12)
+
+
+def _by_hand(model: dasp.Model, x: Tensor, held: list[int], nodes: int, rule: str) -> Tensor:
+    """Values of the others (0 at those held), by one propagation for each node and each state of those held."""
+    total = torch.zeros_like(x)
+    quadrature = legendre(nodes)
+    for q, w in zip(quadrature.nodes, quadrature.weights, strict=True):
+        at_q = {"method": dasp.Propagation(mixture=0, rule=rule, nodes=1), "semivalue": dasp.Banzhaf(q)}
+        for state in itertools.product((0, 1), repeat=len(held)):
+            baseline, row = torch.zeros_like(x), x.clone()
+            baseline[held] = row[held] = x[held] * torch.tensor(state, dtype=x.dtype)
+            chance = math.prod(q if present else 1 - q for present in state)
+            total += w * chance * dasp.Explainer(model, baseline, **at_q)(row.unsqueeze(0), 0).per_player[0, 0]
+    return total
 
 
 def test_with_nobody_to_hold_it_is_as_without() -> None:
