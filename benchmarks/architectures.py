@@ -308,6 +308,11 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def marked(page: str, name: str) -> str:
+    """The text in the place that comments mark."""
+    return page.split(f"<!-- {name}:start -->")[1].split(f"<!-- {name}:end -->")[0]
+
+
 def between_marks(page: str, name: str, text: str) -> str:
     """The page with a text in the place that comments mark."""
     start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"

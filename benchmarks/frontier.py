@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -225,6 +226,13 @@ def tables(points: list[Point], titles: dict[str, str], players: dict[str, int])
     return "\n".join(lines)
 
 
+def merged(page: str, fresh: str) -> str:
+    """The page with the networks of `fresh` measured anew; what it says of others stays."""
+    parts = [re.split(r"^(?=\*\*)", text, flags=re.M) for text in (architectures.marked(page, "frontier"), fresh)]
+    old, new = ({part.partition(" players")[0]: part.strip() for part in some if part.strip()} for some in parts)
+    return architectures.between_marks(page, "frontier", "\n\n".join((old | new).values()) + "\n")
+
+
 def _line(label: str, points: list[Point], cost: Callable[[Point], float], limit: float) -> str:
     mine, other = (best(points, cost, limit, ours=ours) for ours in (True, False))
     cells = [f"{p.label} | {p.error:.4f}" if p else "none | " for p in (mine, other)]
@@ -299,7 +307,7 @@ def main() -> None:
     text = tables(points, titles, players)
     print(text)
     if options.page is not None:
-        write_text(options.page, architectures.between_marks(options.page.read_text(), "frontier", text))
+        write_text(options.page, merged(options.page.read_text(), text))
         picture(points, titles, options.page.parent / "frontier.png")
 
 
