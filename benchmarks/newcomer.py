@@ -6,8 +6,8 @@ empty folder. What is timed is all of it. A task fails if a command does, or if 
     python benchmarks/newcomer.py             # prints a table
     python benchmarks/newcomer.py --only text
 
-pip takes its packages from where it is set up to; the time hangs on that, and on whether it has them already. The last column is
-the load of the machine over the five minutes before; above the number of its cores the times say little.
+pip takes its packages from where it is set up to; the time hangs on that, and on whether it has them already. The last column
+is the load of the machine over the five minutes before; above the number of its cores the times say little.
 """
 
 from __future__ import annotations
