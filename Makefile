@@ -4,12 +4,14 @@ VENV := $(if $(wildcard .venv/bin/python),.venv,$(or $(VIRTUAL_ENV),.venv))
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.dasp-installed
 
-.PHONY: help explain picture test report-test lint docs newcomer bench paper audit clean
+.PHONY: help explain picture test report-test ray-test mlflow-test lint docs newcomer bench paper audit clean
 
 help:
 	@echo "make explain   train a small CNN on the handwritten digits, explain 100 images, print measured errors"
 	@echo "make test      ruff, strict types and all tests"
 	@echo "make report-test  report pages in Chromium, which must be installed (DASP_CHROMIUM names it, if not on the path)"
+	@echo "make ray-test  whole data sets on Ray, which it installs: the same files, though a worker is lost"
+	@echo "make mlflow-test  a result, its figure and its explainer in a local MLflow store; installs mlflow-skinny"
 	@echo "make lint      ruff and strict types only"
 	@echo "make docs      run the pages of the documentation, build it into out/site, and check every link"
 	@echo "make newcomer  the five tasks of its first page, each in a clean environment, with the time to a picture"
@@ -41,6 +43,14 @@ test: lint
 report-test: $(STAMP)
 	$(PY) -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[browser]'
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -s tests/test_report_browser.py
+
+ray-test: $(STAMP)
+	$(PY) -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[ray]'
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -p no:xdist tests/test_batch_ray.py
+
+mlflow-test: $(STAMP)
+	$(PY) -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[mlflow]'
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -p no:xdist tests/test_pretrained.py -k mlflow
 
 docs: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) website/pages.py --check

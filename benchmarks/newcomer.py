@@ -6,7 +6,8 @@ empty folder. What is timed is all of it. A task fails if a command does, or if 
     python benchmarks/newcomer.py             # prints a table
     python benchmarks/newcomer.py --only text
 
-pip takes its packages from where it is set up to; the time hangs on that, and on whether it has them already.
+pip takes its packages from where it is set up to; the time hangs on that, and on whether it has them already. The last column
+is the load of the machine over the five minutes before; above the number of its cores the times say little.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="tasks whose title holds this")
     asked = parser.parse_args()
-    print(f"{'task':<44}{'installed':>12}{'picture':>12}")
+    print(f"{'task':<44}{'installed':>12}{'picture':>12}{'load':>8}")
     late = False
     for title, blocks in tasks().items():
         if asked.only.lower() not in title.lower():
@@ -74,7 +75,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             installed, picture = timed(blocks, Path(folder))
         late |= picture > LIMIT
-        print(f"{title:<44}{installed:>10.0f} s{picture:>10.0f} s", flush=True)
+        print(f"{title:<44}{installed:>10.0f} s{picture:>10.0f} s{os.getloadavg()[1]:>8.1f}", flush=True)
     if late:
         sys.exit(f"a picture took longer than {LIMIT} seconds")
 

@@ -194,3 +194,17 @@ def test_a_model_of_many_background_rows_is_asked_in_parts() -> None:
     found = DeepExplainer(Counted(), data).expected_value
     assert np.allclose(found, array(data).sum(1).mean(), atol=1e-5)
     assert max(seen) <= 256
+
+
+def test_frames_in_another_order_are_refused(model: nn.Module, rows: Tensor) -> None:
+    frame = pandas.DataFrame(rows.numpy(), columns=[f"f{i}" for i in range(rows.shape[1])])
+    ours = DeepExplainer(model, frame, method=dasp.PermutationSampling(permutations=2))
+    turned = frame[frame.columns[::-1]]
+    with pytest.raises(dasp.InputError, match=r"X: column 0 is 'f\d+', and 'f0' in the background.*list\(background.columns\)"):
+        ours.shap_values(turned)
+    with pytest.raises(dasp.InputError, match="is nothing, and"):
+        ours(frame[frame.columns[:-1]])
+    expected = ours.shap_values(frame, check_additivity=False)
+    given = turned.to_numpy()[:, ::-1]  # a view with negative strides, which torch does not take
+    np.testing.assert_array_equal(ours.shap_values(given, check_additivity=False), expected)
+    np.testing.assert_array_equal(ours.shap_values(turned[frame.columns], check_additivity=False), expected)

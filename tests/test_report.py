@@ -21,6 +21,7 @@ from dasp.cli import main
 from dasp.report import content, of_file
 from dasp.report.page import safe_json
 from dasp.report.picture import of_labels, of_names, of_patches
+from dasp.report.reading import Attributions
 from dasp.report.summary import summaries
 
 from .report_pages import HOSTILE, Parsed, parsed, table, write_table
@@ -571,3 +572,33 @@ def test_an_audit_of_another_result_is_refused(tmp_path: Path) -> None:
         dasp.report.write(explained(), tmp_path / "r.html", audit=explained([0, 1]).audit(100))
     with pytest.raises(dasp.InputError, match="a file has its own columns"):
         dasp.report.write("v.parquet", tmp_path / "r.html", audit=explained().audit(100))
+
+
+def test_half_precision_is_reported(tmp_path: Path) -> None:
+    rows = torch.tensor([[1.0, 2.0, 3.0], [2.0, -1.0, 0.5]], dtype=torch.bfloat16)
+    sampling = dasp.PermutationSampling(permutations=4)
+    result = dasp.Explainer(torch.nn.Linear(3, 2).bfloat16(), 0.0, method=sampling)(rows, [0, 1])
+    held = page_of(result, tmp_path)
+    assert np.array_equal(held["arrays"]["values"].reshape(4, 3), result.per_player.float().reshape(4, 3).numpy())
+    assert np.array_equal(held["arrays"]["data"].reshape(-1, 3)[0], rows[0].float().numpy())
+    assert page_of(result.save(tmp_path / "saved"), tmp_path)["arrays"].keys() == held["arrays"].keys()
+
+
+def test_a_csv_file_is_read_in_steps_with_the_types_of_its_columns(tmp_path: Path) -> None:
+    columns = table(40_000, NAMES)
+    columns["target"] = ["0"] * 39_999 + ["1,2"]
+    columns["dose"][:] = 1  # text and fractions come after the first megabyte
+    columns["dose"][-1] = 0.25
+    lines = [columns, *zip(*columns.values(), strict=True)]
+    quoted = "".join(",".join(f'"{cell}"' if isinstance(cell, str) else f"{cell:g}" for cell in line) + "\n" for line in lines)
+    (tmp_path / "v.csv").write_text(quoted)
+    found = Attributions.open(tmp_path / "v.csv")
+    blocks = list(found.blocks())
+    assert len(blocks) > 1
+    assert np.allclose(np.concatenate([b.values for b in blocks]), np.stack([columns[n] for n in NAMES], 1), rtol=1e-4)
+    assert [blocks[0].columns["target"][0], blocks[-1].columns["target"][-1]] == ["0", "1,2"]
+    assert found.samples().tolist() == list(range(40_000))
+    for cell, said in (("1.5", "1.5"), ("x", "x"), ("", "empty")):
+        (tmp_path / "v.csv").write_text(f"sample,target,a,base_value,output,gap\n{cell},0,1,0,1,0\n")
+        with pytest.raises(dasp.DataFileError, match=f"v.csv: .*{said}"):
+            dasp.report.write(tmp_path / "v.csv", tmp_path / "r.html")

@@ -79,6 +79,7 @@ class DeepExplainer:
         if not isinstance(network, nn.Module) or not (layer is None or isinstance(layer, nn.Module)):
             raise InputTypeError("model: expected a torch.nn.Module, or a pair of one and a layer of it.")
         self._model, self._several = Model(network), isinstance(data, list)
+        self._columns: tuple[list[Any] | None, ...] | None = None
         self._data = self._tensors(data, "data")
         outputs = self._outputs(self._data)
         self.expected_value = outputs.double().mean(0).to(outputs.dtype).cpu().numpy()
@@ -178,6 +179,7 @@ class DeepExplainer:
             kind = "a list with one for each input, as the background" if self._several else "rows, as the background"
             raise InputTypeError(f"{name}: expected {kind}, got {type(given).__name__}.")
         parts = given if self._several else [given]
+        self._check_columns(parts, name)
         made = []
         for part in parts:
             if hasattr(part, "to_numpy"):
@@ -186,7 +188,7 @@ class DeepExplainer:
                 array = np.asarray(part)
                 if array.dtype.kind not in "fiub":
                     raise InputTypeError(f"{name}: expected numbers, got {type(part).__name__} of {array.dtype}.")
-                part = torch.tensor(array)
+                part = torch.tensor(np.ascontiguousarray(array))
                 part = part.to(self._model.dtype) if part.is_floating_point() else part
             if part.ndim < 2 or not len(part):
                 raise InputError(f"{name}: expected rows (rows, *shape), at least one; got shape {tuple(part.shape)}.")
@@ -194,6 +196,21 @@ class DeepExplainer:
         if not made or len({len(part) for part in made}) > 1:
             raise InputError(f"{name}: every input needs the same number of rows, and there must be an input.")
         return tuple(made)
+
+    def _check_columns(self, parts: Sequence[Any], name: str) -> None:
+        """Frames have the columns of the background's frames: the network knows places alone, and these would be others."""
+        columns = tuple(list(part.columns) if hasattr(part, "columns") else None for part in parts)
+        if self._columns is None:
+            self._columns = columns
+        for known, found in zip(self._columns, columns, strict=False):
+            if known is not None and found is not None and known != found:
+                least = min(len(known), len(found))
+                place = next((i for i in range(least) if known[i] != found[i]), least)
+                what = [repr(some[place]) if place < len(some) else "nothing" for some in (found, known)]
+                raise InputError(
+                    f"{name}: column {place} is {what[0]}, and {what[1]} in the background. Give the same columns in the same "
+                    "order, as frame[list(background.columns)]."
+                )
 
     def _outputs(self, rows: tuple[Tensor, ...]) -> Tensor:
         """The model's outputs, (rows, outputs)."""

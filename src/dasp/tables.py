@@ -321,8 +321,16 @@ def _csv_column(path: Path, name: str, column: Any) -> Array:
     except pyarrow.ArrowInvalid:
         row, cell = next((i, cell) for i, cell in enumerate(trimmed.to_pylist(), 1) if not is_number(cell))
         what = f"{cell!r}, which is not a number" if cell else "empty"
-        raise DataFileError(f"{path}: row {row}, column {name!r} is {what}.") from None
+        advice = " Name the columns to take, if it is none of them." if row == 1 else ""
+        raise DataFileError(f"{path}: row {row}, column {name!r} is {what}.{advice}") from None
     return values
+
+
+def no_numbers(path: Path, name: str, kind: Any) -> DataFileError:
+    """The error about a column of another kind, such as names of rows."""
+    return DataFileError(
+        f"{path}: column {name!r} holds {kind}, not numbers. Name the columns to take: columns=, or --columns A,B,..."
+    )
 
 
 def is_number(cell: str) -> bool:
@@ -348,7 +356,7 @@ def _read_parquet(path: Path, columns: list[str] | None) -> Rows:
         column = table.column(name)
         kind = pyarrow.types
         if not (kind.is_floating(column.type) or kind.is_integer(column.type) or kind.is_boolean(column.type)):
-            raise DataFileError(f"{path}: column {name!r} holds {column.type}, not numbers.")
+            raise no_numbers(path, name, column.type)
         if column.null_count:
             row = column.is_null().to_pylist().index(True)
             raise DataFileError(f"{path}: row {row + 1}, column {name!r} is empty.")

@@ -53,7 +53,7 @@ class Summary:
         parts: parts, of which
         resumed: were there already.
         wide_gaps: rows whose values miss completeness by more than a tenth of their magnitudes.
-        largest_gap: the largest completeness gap, relative; NaN for a semivalue whose values need not add up.
+        largest_gap: the largest completeness gap, relative; NaN for a semivalue whose values need not add up, or without rows.
         missed: rows that `Refine` left above its tolerance.
         seconds: wall time of this run.
     """
@@ -177,7 +177,7 @@ def explain(
             parts=plan.parts,
             resumed=resumed,
             wide_gaps=0 if explainer.semivalue else sum(counts.wide_gaps for counts in found),
-            largest_gap=math.nan if explainer.semivalue else max(counts.largest_gap for counts in found),
+            largest_gap=max((c.largest_gap for c in found if c.rows and not explainer.semivalue), default=math.nan),
             missed=sum(counts.missed for counts in found),
             seconds=time.perf_counter() - started,
         )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataFileError
-from ..tables import pick_columns, pyarrow_module
+from ..tables import no_numbers, pick_columns, pyarrow_module
 from .source import Chunk, OneFile
 
 STEP = 4096
@@ -31,7 +31,7 @@ class ParquetFile(OneFile):
         for name in self.names:
             column = schema.field(name).type
             if not (kind.is_floating(column) or kind.is_integer(column) or kind.is_boolean(column)):
-                raise DataFileError(f"{path}: column {name!r} holds {column}, not numbers.")
+                raise no_numbers(path, name, column)
         self.shape = (len(self.names),)
         groups = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self._starts = np.cumsum([0, *groups])

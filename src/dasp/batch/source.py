@@ -106,7 +106,10 @@ class Source(ABC):
             bad = chunk.bad | not_finite(chunk, self.names)
             if bad and not skip:
                 first = min(bad)
-                raise DataFileError(f"{self.place(start + first)}: {bad[first]}")
+                raise DataFileError(
+                    f"{self.place(start + first)}: {bad[first].rstrip('.')}, so that there is no mean row. Put it right, or "
+                    "leave such rows out (batch.mean(skip=True), or on the command line --on-error set-aside)."
+                )
             good = np.ones(len(chunk.values), dtype=bool)
             good[list(bad)] = False
             total += chunk.values[good].sum(axis=0, dtype=np.float64)
@@ -152,6 +155,7 @@ class Joined(Source):
                 )
         self._starts = np.cumsum([0, *(len(part) for part in parts)])
         self._now = self.parts[0]
+        self._labels = _labels(path, [part.path for part in parts])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -188,13 +192,19 @@ class Joined(Source):
     def where(self, row: int) -> tuple[str, int | None]:
         """See `Source.where`."""
         which, inside = self._of(row)
-        name, number = self.parts[which].where(inside)
-        path = self.parts[which].path
-        return (str(path.relative_to(self.path)) if path.is_relative_to(self.path) else name), number
+        return self._labels[which], self.parts[which].where(inside)[1]
 
     def _of(self, row: int) -> tuple[int, int]:
         which = int(np.searchsorted(self._starts, row, side="right")) - 1
         return which, row - int(self._starts[which])
+
+
+def _labels(path: Path, files: Sequence[Path]) -> tuple[str, ...]:
+    """What files are called: by their place in the folder `path`; in a list by their names, or where two share one as given."""
+    if path not in files:
+        return tuple(str(file.relative_to(path)) for file in files)
+    names = tuple(file.name for file in files)
+    return names if len(set(names)) == len(names) else tuple(map(str, files))
 
 
 def not_finite(chunk: Chunk, names: Sequence[str] | None) -> dict[int, str]:

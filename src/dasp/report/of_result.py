@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..attribution import Attribution
 from ..audit import Audit
 from ..columns import AUDIT_COLUMNS, MEASURED
 from ..errors import InputError
+from ..handover import column
 from ..tables import Array
 from .content import Content, evenly, left_out, rows_that_fit, told
 from .picture import Grid, grey, of_labels
@@ -27,16 +27,16 @@ def content_of(result: Attribution, audit: Audit | None, asked: int | None, titl
     """
     batch, targets, players = result.per_player.shape
     total = batch * targets
-    values = _numpy(result.per_player.reshape(total, players))
+    values = column(result.per_player.reshape(total, players))
     if not total or not np.isfinite(values).all():
         raise InputError(f"result: {'values that hold NaN or infinity' if total else 'no rows'}; there is nothing to report.")
     columns = _columns(result, audit)
     errors = result.standard_errors
-    flat = None if errors is None else _numpy(result._flat(errors).reshape(total, players))
+    flat = None if errors is None else column(result._flat(errors).reshape(total, players))
     grid = _grid(result)
     held = not result.players.grouped and result.tokens is None
-    data = _numpy(torch.cat([part.reshape(batch, -1) for part in result.inputs], 1)) if held else None
-    pictures = grey(_numpy(result.inputs[0])) if grid is not None and data is None else None
+    data = column(torch.cat([part.reshape(batch, -1) for part in result.inputs], 1)) if held else None
+    pictures = grey(column(result.inputs[0])) if grid is not None and data is None else None
 
     each = 4 * players * (1 + (flat is not None) + (data is not None)) + 4 * len(columns)
     each += 0 if pictures is None else pictures[0].size
@@ -52,7 +52,7 @@ def content_of(result: Attribution, audit: Audit | None, asked: int | None, titl
         total=total,
         importance=np.abs(values).mean(axis=0, dtype=np.float64),
         values=values[keep],
-        columns={name: column[keep] for name, column in columns.items()},
+        columns={name: cells[keep] for name, cells in columns.items()},
         summaries=summaries(
             {name: columns[name] for name in MEASURING if name in columns}, shapley=shapley, hint=_HINT, confidence=confidence
         ),
@@ -73,7 +73,7 @@ def _columns(result: Attribution, audit: Audit | None) -> dict[str, Array]:
         "target": np.array([",".join(map(str, place)) for place in index], dtype=object),
     }
     for name in ("base_value", "output", "gap"):
-        columns[name] = _numpy(getattr(result, name).reshape(-1))
+        columns[name] = column(getattr(result, name).reshape(-1))
     if "measured_bound" in result.settings:
         for name in MEASURED:
             part = np.array(result.settings[name], dtype=object if name == "ended" else None)
@@ -84,7 +84,7 @@ def _columns(result: Attribution, audit: Audit | None) -> dict[str, Array]:
             raise InputError(f"audit: of shape {shape}, but the result has {(batch, targets)} rows and targets.")
         spent = torch.full_like(audit.low, audit.evaluations)
         found = (audit.relative_error, audit.low, audit.high, spent)
-        columns |= {name: _numpy(part.reshape(-1)) for name, part in zip(AUDIT_COLUMNS, found, strict=True)}
+        columns |= {name: column(part.reshape(-1)) for name, part in zip(AUDIT_COLUMNS, found, strict=True)}
     return columns
 
 
@@ -111,8 +111,3 @@ def _about(result: Attribution) -> tuple[tuple[str, str], ...]:
             ("Time", None if total is None else f"{total:.3g} s"),
         ]
     )
-
-
-def _numpy(tensor: Tensor) -> Array:
-    array: Array = tensor.detach().cpu().numpy()
-    return array

@@ -142,7 +142,7 @@ def _refuse_link(path: Path, file: Path) -> bool:
 def _head(file: Path) -> tuple[list[str], dict[str, Any]]:
     """Column names and metadata of a file."""
     if file.suffix.lower() == ".csv":
-        with _csv(file, head=True) as opened:
+        with _csv(file) as opened:
             return list(opened.schema.names), {}
     if file.suffix.lower() != ".parquet":
         raise DataFileError(
@@ -160,12 +160,13 @@ def _head(file: Path) -> tuple[list[str], dict[str, Any]]:
 
 def _tables(file: Path, columns: list[str]) -> Iterator[Any]:
     pyarrow = pyarrow_module("pyarrow")
-    if file.suffix.lower() == ".csv":
-        yield _csv(file).select(columns)
-        return
     try:
-        with _parquet(file) as opened:
-            yield from opened.iter_batches(batch_size=STEP, columns=columns)
+        if file.suffix.lower() == ".csv":
+            with _csv(file, columns) as lines:
+                yield from lines
+        else:
+            with _parquet(file) as opened:
+                yield from opened.iter_batches(batch_size=STEP, columns=columns)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataFileError(f"{file}: cannot be read whole ({error}). Write it again.") from error
 
@@ -178,11 +179,16 @@ def _parquet(file: Path) -> Any:
         raise DataFileError(f"{file}: not a readable parquet file ({error}). {_NEXT}") from error
 
 
-def _csv(file: Path, *, head: bool = False) -> Any:
+def _csv(file: Path, columns: Sequence[str] | None = None) -> Any:
+    """A reader of a few rows at a time; `columns` have the types that dasp writes, whatever the first rows hold."""
     pyarrow, csv = pyarrow_module("pyarrow"), pyarrow_module("pyarrow.csv")
+    whole = {"sample": pyarrow.int64()} | dict.fromkeys(_TEXT, pyarrow.string())  # a target of several axes, as 1,2, is text
+    types = {name: whole.get(name, pyarrow.float64()) for name in columns or ()}
+    options = csv.ConvertOptions(
+        strings_can_be_null=False, column_types=types, include_columns=None if columns is None else list(columns)
+    )
     try:
-        # A target of several axes, as 1,2, is text; texts are told by `_plain`.
-        return (csv.open_csv if head else csv.read_csv)(file, convert_options=csv.ConvertOptions(strings_can_be_null=False))
+        return csv.open_csv(file, convert_options=options)
     except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
         raise DataFileError(f"{file}: not a table of comma-separated values ({error}). {_NEXT}") from error
 
@@ -194,7 +200,7 @@ def _plain(file: Path, name: str, table: Any, *, unknown: bool = False) -> Array
         return np.array(["" if cell is None else str(cell) for cell in column.to_pylist()], dtype=object)
     if not (kind.is_floating(column.type) or kind.is_integer(column.type)):
         raise DataFileError(f"{file}: column {name!r} holds {column.type}, not numbers. {_NEXT}")
-    numbers: Array = column.to_numpy() if hasattr(column, "chunks") else column.to_numpy(zero_copy_only=False)
+    numbers: Array = column.to_numpy(zero_copy_only=False)
     wrong = np.isnan(numbers) if name in _MAY_BE_INFINITE else ~np.isfinite(numbers)
     if column.null_count or (wrong.any() and not unknown):
         value = "empty" if column.null_count else f"{numbers[wrong][0]:g}"
