@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import dasp
-from dasp.estimators.ladder import Ladder, Rung
+from dasp.estimators.ladder import First, Ladder, Rung
 from dasp.estimators.sampling import stream
 from dasp.memory import peak_bytes
 
@@ -204,7 +204,7 @@ def test_a_better_prior_that_meets_a_coalition_without_a_value_says_so() -> None
 
     game = dasp.Explainer(MODEL, 0.0)._game(X, 0, None)
     estimate = dasp.Propagation().estimate(game)
-    ladder = Ladder(dasp.Propagation(), estimate, estimate.values, 10, 0)
+    ladder = Ladder([First(dasp.Propagation(), estimate, estimate.values)], 10, 0)
     rows = torch.arange(6)
     with pytest.raises(dasp.CoalitionError):
         ladder.climb(Rung(Fails(), 1.0), game, rows, torch.arange(10).expand(6, 1, 10), rows)

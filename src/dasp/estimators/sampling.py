@@ -225,9 +225,9 @@ def _walk(game: Game, rows: Tensor, ranks: Tensor, drawn: Tensor) -> Tensor:
     estimates = (gains[:, 0::2] + gains[:, 1::2]).permute(1, 0, 3, 2) / 2
     if isinstance(game, BackgroundGame) and game.semivalue is None:
         # Onto the plane on which the truth lies: unbiased, and never farther from it. With one player it is the truth.
-        step = (game.outputs[rows].double() - game.base_values[rows].double()).unsqueeze(-1)  # (R, T, 1)
+        known = (game.outputs[rows].double() - game.base_values[rows].double()).unsqueeze(-1)  # (R, T, 1)
         moved = game.moved(rows).double()  # (R, 1, n): who differs from no row of the background has nothing to share
-        estimates = estimates + (step - estimates.sum(-1, keepdim=True)) * (moved / moved.sum(-1, keepdim=True).clamp(min=1))
+        estimates = estimates + (known - estimates.sum(-1, keepdim=True)) * (moved / moved.sum(-1, keepdim=True).clamp(min=1))
     return estimates
 
 
