@@ -145,6 +145,19 @@ def test_sampled_values_add_up_whichever_rows_were_drawn(permutations: int) -> N
     assert whole.standard_errors is None or float(whole.standard_errors.max()) < 1e-12
 
 
+def test_gradients_are_measured_at_one_row_of_the_background() -> None:
+    class Counted(nn.Module):
+        passes = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.passes += 1
+            return x.square().sum(1)
+
+    model = Counted()
+    dasp.Explainer(model, draw(1000, N), method=dasp.VertexGradients(samples=8))(X)
+    assert model.passes < 100
+
+
 def test_one_player_is_audited_without_a_sample() -> None:
     model, players = mlp(), torch.zeros(N, dtype=torch.long)
     found = dasp.Explainer(model, ROWS, players=players)(X, 0)

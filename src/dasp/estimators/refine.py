@@ -16,7 +16,7 @@ from ..bounds import upper_bound
 from ..errors import CostError, InputError, InputTypeError
 from ..game import Game
 from .base import Estimate, Estimator
-from .kept import Kept, Pairs
+from .kept import AT_ONCE, Kept, Pairs
 from .lacking import FEWEST_BLOCKS, Blocks
 from .ladder import REFUSALS, First, Ladder
 from .odd_games import differences, distinct, every_pair
@@ -39,6 +39,8 @@ FOREKNOWN, FARTHEST = 256, 4 * MOST_FITTED
 """Pairs that foretell how many the tolerance takes, their error falling as one over their number; and the most."""
 FIT_WORK = 2
 """Operations of a fit of M pairs, in M^3: some seven powers of a factorisation, of a third each, at full speed."""
+LOST = 2e11
+"""Operations that an interrupt may lose where pairs are kept, or one pass of the network if that takes more: seconds."""
 HIDDEN, HOPELESS = 4.0, 0.1
 """How many times the error by rounding a bound must reach instead of a smaller tolerance; and the error that ends at once."""
 TOLERANCE, EXACT, BUDGET, ROUNDING, MEMORY = "tolerance", "exact", "budget", "rounding", "memory"
@@ -329,8 +331,11 @@ class _Group:
     def _differences(self, members: Tensor) -> Tensor:
         """v(S) - v(complement) for the active rows, (R, T, M), evaluated where it is not known yet."""
         rows, which = self.rows[self.active], self.which[self.active]
-        own, write = self.own[self.active.cpu()], None if self.kept.path is None else self.kept.write
-        return self.pairs.at(members, own, lambda fresh: self._evaluated(fresh, rows, which), write)
+        own, write, few = self.own[self.active.cpu()], None, AT_ONCE
+        if self.kept.path is not None:
+            write, each = self.kept.write, 2 * self.game.rows_each
+            few = min(AT_ONCE, max(self.game.chunk // each, int(LOST / (each * self.game.work))))
+        return self.pairs.at(members, own, lambda fresh: self._evaluated(fresh, rows, which), write, few)
 
     def _evaluated(self, members: Tensor, rows: Tensor, which: Tensor) -> Tensor:
         everybody = torch.ones(1, self.n, dtype=torch.bool, device=members.device)
