@@ -130,8 +130,43 @@ def test_permutation_sampling_converges_and_knows_its_error() -> None:
     assert relative(found.per_player, truth) < 0.015
     assert found.standard_errors is not None
     assert float(((found.values - truth) / found.standard_errors).square().mean()) < 2
-    assert float(found.gap.abs().max()) < 1e-12  # every row was drawn as often as the others
+    assert float(found.gap.abs().max()) < 1e-12
     assert found.evaluations == 1 + J + 100 * J * 2 * (N - 1)
+
+
+@pytest.mark.parametrize("permutations", [2, 6, 64])
+def test_sampled_values_add_up_whichever_rows_were_drawn(permutations: int) -> None:
+    model, method = mlp(), dasp.PermutationSampling(permutations=permutations)
+    found = dasp.Explainer(model, ROWS, method=method)(X, [0, 1])
+    assert float(found.gap.abs().max()) < 1e-12
+    truth = mean_over_rows(model, X, ROWS, [0, 1], dasp.Exact())
+    whole = dasp.Explainer(model, ROWS, method=method, players=torch.zeros(N, dtype=torch.long))(X, [0, 1])
+    assert torch.allclose(whole.per_player[..., 0], truth.sum(-1), rtol=0, atol=1e-12)  # one player has the whole step
+    assert whole.standard_errors is None or float(whole.standard_errors.max()) < 1e-12
+
+
+def test_gradients_are_measured_at_one_row_of_the_background() -> None:
+    class Counted(nn.Module):
+        passes = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.passes += 1
+            return x.square().sum(1)
+
+    model = Counted()
+    dasp.Explainer(model, draw(1000, N), method=dasp.VertexGradients(samples=8))(X)
+    assert model.passes < 100
+
+
+def test_one_player_is_audited_without_a_sample() -> None:
+    model, players = mlp(), torch.zeros(N, dtype=torch.long)
+    found = dasp.Explainer(model, ROWS, players=players)(X, 0)
+    exact = dasp.Explainer(model, ROWS, players=players, method=dasp.Exact())(X, 0)
+    assert found.auditor is not None
+    for values, error in ((exact.per_player, 0.0), (1.5 * exact.per_player, 0.5)):
+        audit = found.auditor(values, evaluations=8, seed=0, confidence=0.95, progress=False)
+        assert torch.allclose(audit.relative_error, torch.full_like(audit.relative_error, error), rtol=0, atol=1e-12)
+        assert audit.evaluations == 1 + J
 
 
 def test_audits_are_unbiased_though_rows_differ() -> None:

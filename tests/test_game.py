@@ -257,6 +257,17 @@ def test_random_models_are_refused(model: Made, method: dasp.Estimator) -> None:
         dasp.Explainer(model, 0.0, method=method)(ROWS.repeat(4, 1), 1)
 
 
+def test_a_model_that_is_random_only_between_saturated_ends_is_refused() -> None:
+    class Saturated(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x.sum(1) + 0.1 * torch.randn(len(x))).clamp(0, 4)
+
+    x = torch.full((1, 8), 1.5)
+    for method in (dasp.Exact(), dasp.Regression(budget=40), dasp.Refine(prior=None)):
+        with pytest.raises(dasp.InputError, match="the model Saturated is random"):
+            dasp.Explainer(Saturated(), -1.0, method=method)(x)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("offset", [0.0, 1e4])
 def test_rounding_is_not_taken_for_dependence(dtype: torch.dtype, offset: float) -> None:

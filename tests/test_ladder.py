@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import dasp
 from dasp.estimators.base import Estimate
-from dasp.estimators.ladder import Ladder
+from dasp.estimators.ladder import First, Ladder
 from dasp.game import Game
 
 torch.manual_seed(0)
@@ -107,6 +107,23 @@ def test_an_argument_with_as_many_entries_as_rows_are_left_is_not_taken_apart() 
 
 def test_rungs_are_passed_over_that_make_more_evaluations_than_are_left() -> None:
     first = Estimate(torch.zeros(1, 1, 80), None, 2.0, {"rank": 64, "mixture": None, "nodes": 4}, 4.0)
-    ladder = Ladder(dasp.Propagation(), first, torch.zeros(1, 1, 80), 80, 0)
+    ladder = Ladder([First(dasp.Propagation(), first, torch.zeros(1, 1, 80))], 80, 0)
     taken = [rung.estimator for rung in ladder.affordable(1e9, 3_000)]
     assert [type(e).__name__ for e in taken] == ["VertexGradients", "VertexGradients", "Propagation"]
+
+
+def test_gradients_of_the_user_are_not_replaced_by_fewer() -> None:
+    first = Estimate(torch.zeros(1, 1, 80), None, 2000.0, {}, 0.0)
+    given = First(dasp.VertexGradients(samples=2000), first, torch.zeros(1, 1, 80))
+    for firsts in ([given], [First(Zeros(), first, given.values), given]):
+        samples = [rung.estimator.samples for rung in Ladder(firsts, 80, 0).affordable(1e9, 1e9)]
+        assert samples == [4096]
+
+
+def test_of_two_priors_of_a_class_the_first_is_bettered() -> None:
+    estimate = Estimate(torch.zeros(1, 1, 80), None, 2.0, {"rank": 64, "mixture": None, "nodes": 4}, 4.0)
+    firsts = [First(dasp.Propagation(seed=seed), estimate, torch.full((1, 1, 80), float(seed))) for seed in (1, 2)]
+    ladder = Ladder(firsts, 80, 0)
+    assert [float(values.mean()) for values in ladder.priors.values()] == [1.0, 2.0]
+    better = [rung.estimator for rung in ladder.affordable(1e9, 1e9) if isinstance(rung.estimator, dasp.Propagation)]
+    assert [(one.seed, one.rank) for one in better] == [(1, "full")]

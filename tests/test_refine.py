@@ -131,6 +131,25 @@ def test_a_network_that_the_prior_refuses_is_done_without_and_said_so(truth: Ten
     assert (relative(found.per_player, exact) <= 0.1).double().mean() >= 0.95
 
 
+def test_several_priors(truth: Tensor) -> None:
+    class Refuses(dasp.Estimator):
+        def estimate(self, game: Game, *, progress: bool = False) -> Estimate:
+            raise dasp.MissingRuleError("no rule")
+
+    good, gradients = dasp.Propagation(), dasp.VertexGradients(samples=64)
+    with pytest.warns(UserWarning, match="goes on without Refuses"):
+        found = explain(tolerance=0.05, budget=4000, prior=[good, Refuses(), gradients])
+    assert [said["method"] for said in found.settings["prior"]] == ["Propagation", "Refuses", "VertexGradients"]
+    assert found.settings["prior"][1]["refused"] == "no rule"
+    error = relative(found.values, truth[:, 0])
+    assert found.settings["ended"] == ["tolerance"] * len(X)
+    assert bool((error <= torch.tensor(found.settings["measured_bound"])[:, 0]).all())
+    assert bool((error <= 0.05).all())
+    once = explain(tolerance=0.05, budget=4000, prior=(gradients,))
+    assert torch.equal(once.values, explain(tolerance=0.05, budget=4000, prior=gradients).values)
+    assert torch.equal(explain(tolerance=0.2, prior=()).values, explain(tolerance=0.2, prior=None).values)
+
+
 def test_without_a_prior() -> None:
     exact = dasp.Explainer(MODEL, 0.0, method=dasp.Exact())(X, 0).per_player
     found = explain(tolerance=0.1, prior=None)
@@ -221,6 +240,8 @@ def test_settings_are_json_and_saved(tmp_path: Path) -> None:
         ({"confidence": 0.2}, dasp.InputError, "confidence"),
         ({"prior": "none"}, dasp.InputTypeError, "prior must be an estimator"),
         ({"prior": dasp.Refine()}, dasp.InputError, "another estimator"),
+        ({"prior": (dasp.Propagation(), 3)}, dasp.InputTypeError, "None, got int"),
+        ({"prior": (dasp.Propagation(), dasp.Refine())}, dasp.InputError, "another estimator"),
         ({"seed": -1}, dasp.InputError, "seed"),
     ],
 )

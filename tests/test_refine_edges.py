@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import dasp
-from dasp.estimators.ladder import Ladder, Rung
+from dasp.estimators.ladder import First, Ladder, Rung
 from dasp.estimators.sampling import stream
 from dasp.memory import peak_bytes
 
@@ -134,6 +134,29 @@ def test_an_interrupt_loses_little_of_a_large_step(tmp_path: Path) -> None:
     assert resumed.settings["row_evaluations"] == fresh.settings["row_evaluations"]
 
 
+def test_an_interrupt_of_a_slow_network_loses_no_more_than_a_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(nn.Module):
+        seen, left = 0, 1500
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen += len(x)
+            if self.seen > self.left:
+                raise KeyboardInterrupt
+            return x.square().sum(1, keepdim=True).sin() + x.sum(1, keepdim=True)
+
+    monkeypatch.setattr(dasp.game.Game, "work", 1e9)  # 200 evaluations
+    monkeypatch.setattr(dasp.game.Game, "chunk", 100)
+    model, x = Interrupted(), torch.randn(2, 40, generator=torch.Generator().manual_seed(0))
+    options = {"tolerance": 1e-3, "budget": 2000, "prior": None, "keep": tmp_path / "pairs.safetensors"}
+    with pytest.raises(KeyboardInterrupt):
+        explain(x, model, **options)
+    model.seen, model.left = 0, 10**9
+    explain(x, model, **options)
+    resumed, model.seen = model.seen, 0
+    explain(x, model, **{**options, "keep": None})
+    assert resumed < model.seen - 1100  # some go into checks
+
+
 def test_a_larger_file_does_not_count_against_a_smaller_budget(tmp_path: Path) -> None:
     keep = tmp_path / "pairs.safetensors"
     explain(X, MODEL, 0, tolerance=1e-3, budget=600, keep=keep)
@@ -204,7 +227,7 @@ def test_a_better_prior_that_meets_a_coalition_without_a_value_says_so() -> None
 
     game = dasp.Explainer(MODEL, 0.0)._game(X, 0, None)
     estimate = dasp.Propagation().estimate(game)
-    ladder = Ladder(dasp.Propagation(), estimate, estimate.values, 10, 0)
+    ladder = Ladder([First(dasp.Propagation(), estimate, estimate.values)], 10, 0)
     rows = torch.arange(6)
     with pytest.raises(dasp.CoalitionError):
         ladder.climb(Rung(Fails(), 1.0), game, rows, torch.arange(10).expand(6, 1, 10), rows)

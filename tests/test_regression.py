@@ -90,6 +90,27 @@ def test_an_additive_game_is_found_exactly() -> None:
     assert torch.allclose(explain(x, model, budget=120).per_player, x.unsqueeze(1) * model.weight, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("prior", [None, dasp.PermutationSampling(permutations=2)])
+def test_a_perfect_fit_is_not_taken_for_proof(prior: dasp.Estimator | None) -> None:
+    """A sum, and more where five players are present and five are not: hardly ever drawn, and beside it all pairs fit."""
+
+    class Rare(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            one = x.sum(1) + 20 * x[:, :5].prod(1) * (1 - x[:, 5:10]).prod(1)
+            return torch.stack((one, 3 * one), 1)
+
+    x = torch.ones(1, 16, dtype=torch.float64)
+    truth, unseen = exact(x, Rare()), False
+    for budget in (48, 64, 128):
+        found = explain(x, Rare(), budget=budget, prior=prior)
+        unseen |= torch.allclose(found.per_player[:, 0], torch.ones_like(truth[:, 0]), rtol=0, atol=1e-6)
+        error, expected = (found.per_player - truth).norm(dim=-1), found.standard_errors.norm(dim=-1)
+        assert (error < 3 * expected).all()
+        assert (expected < 0.1 * truth.norm(dim=-1)).all()
+    assert unseen
+    assert not explain(x[:, :7], nn.Linear(7, 2).double(), budget=128, prior=prior).standard_errors.any()
+
+
 def prior_off_by(error: float, seed: int = 2) -> Given:
     noise = torch.randn(TRUTH.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     return Given(TRUTH + error * TRUTH.square().mean(-1, keepdim=True).sqrt() * noise)

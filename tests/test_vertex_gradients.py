@@ -308,9 +308,9 @@ def test_evaluations_are_counted_as_they_are_made(model: nn.Module, x: Tensor) -
 
     found = explain(Of(counted), x, [0, 1], samples=20)
     assert found.evaluations == 22
-    # The output's shape and the memory of a forward pass take two rows each, the company of others four; then one row's
+    # The output's shape and the memory of a forward pass take two rows each, the company of others six; then one row's
     # two ends and one pair for the memory of a gradient; then both ends of each row without a gradient.
-    assert rows == 4 * 22 + 8 + 4 + 8
+    assert rows == 4 * 22 + 10 + 4 + 8
 
 
 def test_rows_at_their_baseline_get_nothing(model: nn.Module, x: Tensor) -> None:

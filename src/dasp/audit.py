@@ -69,7 +69,7 @@ class Audit:
         if not told:
             return f"relative error unknown (the values are not told from 0), {cost}"
         mean = "" if count == 1 else f"mean of {told}: "
-        error, low, high = (f"{100 * float(x[known].mean()):.2g} %" for x in (self.relative_error, self.low, self.high))
+        error, low, high = (_percent(float(x[known].mean())) for x in (self.relative_error, self.low, self.high))
         rest = "" if told == count else f"; {count - told} more unknown (values not told from 0)"
         return f"{mean}relative error {error} ({100 * self.confidence:g} % interval {low} to {high}){rest}, {cost}"
 
@@ -78,6 +78,15 @@ class Audit:
     def _repr_html_(self) -> str:
         """What a notebook shows: the error of the first rows and its interval."""
         return audit_as_html(self)
+
+
+def _percent(part: float) -> str:
+    """Two figures, and all those before the point.
+
+    >>> _percent(0.01234), _percent(2.134)
+    ('1.2 %', '213 %')
+    """
+    return f"{100 * part:.0f} %" if 1 <= part < 1e6 else f"{100 * part:.2g} %"
 
 
 def audit(
@@ -124,6 +133,9 @@ def audit(
         )
     game.check_unchanged()
     values = values.detach().double()
+    if walks and n == 1:
+        truth = (game.outputs.double() - game.base_values.double()).unsqueeze(-1)
+        return _known(values, truth, 1 + game.rows_each, confidence, per_player)
     if walks and 2**n * game.rows_each <= evaluations:
         truth = Exact().estimate(game).values
         return _known(values, truth, 2**n * game.rows_each, confidence, per_player)

@@ -195,6 +195,18 @@ class Game:
                 random = any(bool((change > self.tolerance).any()) for change in again)
                 fault = _company_fault(self.model.name, float(far.max()), random)
                 raise InputError(fault + _along_note(self.extra, self.batch))
+        self._check_between(row)
+
+    def _check_between(self, row: int) -> None:
+        """Refuse a model that is random between the ends alone, as where both are saturated: one coalition, twice in a pass."""
+        index = torch.tensor((row, row), device=self.device)
+        half = (torch.arange(self.players.count, device=self.device) % 2 == 0).expand(2, -1)
+        first, second = self._evaluate(self.masked(index, half), index)
+        far = (first - second).abs()
+        # Whoever meets a value that is not finite names it; and what is between may be much larger than the ends.
+        allowed = self.tolerance + SAME * (first - self.first_base_values[row]).abs()
+        if bool((far > allowed).any()):
+            raise InputError(_company_fault(self.model.name, float(far.max()), True))
 
     def check_unchanged(self) -> None:
         """Evaluate both ends again, and refuse a model or inputs that were changed since they were first evaluated.

@@ -181,16 +181,17 @@ class _Pairs:
 class _Sums:
     """What the estimate of some rows (R,) is made of: sums over pairs, float64, of slopes less those at the ends."""
 
-    def __init__(self, game: Game, rows: Tensor, weight: Tensor, together: int = 1) -> None:
+    def __init__(self, game: Game, rows: Tensor, weight: Tensor, together: int = 1, behind: int | None = None) -> None:
+        """The ends are means over the rows of a background; only over the first `behind` where these are enough."""
         self.game, self.rows, self.weight = game, rows, weight
         self.sloped = torch.zeros(len(rows), game.targets.count, dtype=torch.bool, device=game.device)
         self.spread = torch.zeros(self.sloped.shape, dtype=torch.float64, device=game.device)
         nobody = torch.zeros(together, game.players.count, dtype=torch.bool, device=game.device)
         parts = [
             self._means(nobody[: len(drawn)], drawn).sum(1)
-            for drawn in torch.arange(game.rows_each, device=game.device).split(together)
+            for drawn in torch.arange(behind or game.rows_each, device=game.device).split(together)
         ]
-        self.ends = torch.stack(parts).sum(0) / game.rows_each  # (R, T, n)
+        self.ends = torch.stack(parts).sum(0) / (behind or game.rows_each)  # (R, T, n)
         self.first, self.square, self.cross = (torch.zeros_like(self.ends) for _ in range(3))
         self.leverage = torch.zeros_like(weight)
 
@@ -308,7 +309,7 @@ def _at_once(game: Game) -> int:
     one = torch.ones(1, game.players.count, dtype=torch.float64, device=game.device)
     row = torch.zeros(1, dtype=torch.int64, device=game.device)
     game.base_values  # noqa: B018 - evaluated once for all, so not measured
-    each = WORKSPACE * peak_bytes(lambda: _Sums(game, row, 2 * one[0]).add(one.bool(), one, row))
+    each = WORKSPACE * peak_bytes(lambda: _Sums(game, row, 2 * one[0], behind=1).add(one.bool(), one, row))
     if each > game.memory:
         raise MemoryBoundError(
             f"gradients of one row at a coalition and its complement need {each / 2**20:,.3g} MiB, and the memory bound is "

@@ -41,7 +41,12 @@ class Pairs:
         self._places = {key: place for place, key in enumerate(_keys(members))}
 
     def at(
-        self, members: Tensor, rows: Tensor, evaluate: Callable[[Tensor], Tensor], kept: Callable[[bool], None] | None
+        self,
+        members: Tensor,
+        rows: Tensor,
+        evaluate: Callable[[Tensor], Tensor],
+        kept: Callable[[bool], None] | None,
+        at_once: int = AT_ONCE,
     ) -> Tensor:
         """Differences of some rows at coalitions (A, n), (rows, T, A), on the device of the coalitions.
 
@@ -50,6 +55,7 @@ class Pairs:
             rows: which rows.
             evaluate: differences of these rows at coalitions (A, n), (rows, T, A).
             kept: called after every few evaluations, and with True after the last, whether all went well or not.
+            at_once: pairs, of all rows together, from one such call to the next.
         """
         flipped = ~members[:, :1]
         first = (members ^ flipped).cpu()
@@ -67,7 +73,7 @@ class Pairs:
         self.used[own.unsqueeze(1), wanted] = True
         missing = wanted[self.known[own][:, 0, wanted].isnan().any(0)]
         try:
-            for some in missing.split(max(1, AT_ONCE // len(own)) if kept else max(1, len(missing))):
+            for some in missing.split(max(1, at_once // len(own)) if kept else max(1, len(missing))):
                 values = evaluate(self.members[some].to(members.device)).cpu()
                 for place, row in enumerate(own.tolist()):
                     self.known[row, :, some] = values[place]

@@ -106,15 +106,22 @@ class Blocks:
         With this confidence they have no more than a part -log(1 - confidence) / M of the probability where M were drawn, and a
         part p of it, whatever its sizes, counts for p sqrt(n) / 2 sum_s 1 / sqrt(s (n - s)).
         """
-        n = self.members.shape[1]
-        size = torch.arange(1 + bool(self.sure), n - bool(self.sure), dtype=torch.float64, device="cpu")
-        reach = math.sqrt(n) / 2 * float((size * (n - size)).rsqrt().sum())
+        reach = reach_of(self.members.shape[1], sure=bool(self.sure))
         return worst * (-math.log(1 - confidence) / (len(self.members) - self.sure) * reach)
 
     def foretold(self, values: Tensor) -> Tensor:
         """The differences of a game that is linear with these values (Q, n), (Q, M)."""
         step = max(1, AT_ONCE // self.members.shape[1])
         return torch.cat([values @ (2 * some.double() - 1).T for some in self.members.split(step)], 1)
+
+
+def reach_of(n: int, *, sure: bool = False) -> float:
+    """How far the values of n players may be off, in length, by pairs that are missed by 1, in proportion to their part.
+
+    `sure`: none of them is of a single player and the others.
+    """
+    size = torch.arange(1 + sure, n - sure, dtype=torch.float64, device="cpu")
+    return math.sqrt(n) / 2 * float((size * (n - size)).rsqrt().sum())
 
 
 def _sizes(n: int, *, sure: bool) -> Tensor:

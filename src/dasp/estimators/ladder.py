@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,12 +41,30 @@ class Rung:
     evaluations: int = 0
 
 
-class Ladder:
-    """The priors of some rows, from the first to dearer ones. One takes the place of an earlier one of its class."""
+@dataclass(frozen=True, eq=False)
+class First:
+    """A prior that is there from the start.
 
-    def __init__(self, first: Estimator, estimate: Estimate, values: Tensor, n: int, seed: int) -> None:
-        self.priors = {type(first): values}
-        self.left = sorted(_rungs(first, estimate, n, seed), key=lambda rung: rung.cost)
+    Attributes:
+        estimator: what gave it.
+        estimate: what that said of all rows.
+        values: those of the rows in question, (R, T, n).
+    """
+
+    estimator: Estimator
+    estimate: Estimate
+    values: Tensor
+
+
+class Ladder:
+    """The priors of some rows, from the first ones to dearer ones. A dearer one takes the place of the first of its class."""
+
+    def __init__(self, firsts: Sequence[First], n: int, seed: int) -> None:
+        self.priors: dict[Hashable, Tensor] = {}
+        for place, first in enumerate(firsts):
+            kind = type(first.estimator)
+            self.priors[(kind, place) if kind in self.priors else kind] = first.values
+        self.left = sorted(_rungs(firsts, n, seed), key=lambda rung: rung.cost)
         self.said: list[dict[str, Any]] = []
 
     def affordable(self, cost: float, evaluations: float) -> Iterator[Rung]:
@@ -81,12 +99,19 @@ class Ladder:
         return found
 
 
-def _rungs(first: Estimator, estimate: Estimate, n: int, seed: int) -> Iterator[Rung]:
+def _rungs(firsts: Sequence[First], n: int, seed: int) -> Iterator[Rung]:
     if n > FEW:
+        there = max((first.estimator.samples for first in firsts if isinstance(first.estimator, VertexGradients)), default=0)
         for samples in GRADIENTS:
-            yield Rung(VertexGradients(samples=samples, seed=seed), 2 * samples, 2 * samples)
-    if not isinstance(first, Propagation) or estimate.propagations == 0:
-        return
+            if samples > there:
+                yield Rung(VertexGradients(samples=samples, seed=seed), 2 * samples, 2 * samples)
+    for first in firsts:
+        if isinstance(first.estimator, Propagation) and first.estimate.propagations > 0:
+            yield from _better_propagations(first.estimator, first.estimate, n)
+            return  # others of this class stay as they are
+
+
+def _better_propagations(first: Propagation, estimate: Estimate, n: int) -> Iterator[Rung]:
     rank, mixture = estimate.settings["rank"], estimate.settings["mixture"] or 0
     if rank == FULL and first.mixture is None:
         for more in MIXTURES:

@@ -16,12 +16,12 @@ from ..bounds import upper_bound
 from ..errors import CostError, InputError, InputTypeError
 from ..game import Game
 from .base import Estimate, Estimator
-from .kept import Kept, Pairs
+from .kept import AT_ONCE, Kept, Pairs
 from .lacking import FEWEST_BLOCKS, Blocks
-from .ladder import REFUSALS, Ladder
+from .ladder import REFUSALS, First, Ladder
 from .odd_games import differences, distinct, every_pair
 from .propagation import Propagation
-from .regression import MOST_FITTED, Judged, Regression
+from .regression import MOST_FITTED, Judged, Regression, check_priors, each_prior
 from .sampling import check_seed, stream
 
 LEAST_PAIRS = 128
@@ -39,6 +39,8 @@ FOREKNOWN, FARTHEST = 256, 4 * MOST_FITTED
 """Pairs that foretell how many the tolerance takes, their error falling as one over their number; and the most."""
 FIT_WORK = 2
 """Operations of a fit of M pairs, in M^3: some seven powers of a factorisation, of a third each, at full speed."""
+LOST = 2e11
+"""Operations that an interrupt may lose where pairs are kept, or one pass of the network if that takes more: seconds."""
 HIDDEN, HOPELESS = 4.0, 0.1
 """How many times the error by rounding a bound must reach instead of a smaller tolerance; and the error that ends at once."""
 TOLERANCE, EXACT, BUDGET, ROUNDING, MEMORY = "tolerance", "exact", "budget", "rounding", "memory"
@@ -76,8 +78,8 @@ class Refine(Estimator):
             background each is a mean over all its rows, and takes as many of the network; None is then for 2^17 of the network,
             but no less than 2^12 means.
         confidence: of the bound, in all looks together.
-        prior: the estimator that comes first, None for none. Where it refuses the network, a warning says so, the settings
-            too, and it is done without.
+        prior: the estimator that comes first, or a tuple of several, whose mean is judged first; None for none. Where one
+            refuses the network, a warning says so, the settings too, and it is done without.
         seed: of the coalitions, 0 to 2^31 - 1.
         keep: a safetensors file for what the model gave at the coalitions. It is written as the work goes on, and a later call
             with the same model, rows and seed, whatever its tolerance or budget, starts from it.
@@ -87,7 +89,7 @@ class Refine(Estimator):
     tolerance: float = 0.02
     budget: int | None = None
     confidence: float = 0.95
-    prior: Estimator | None = field(default_factory=Propagation)
+    prior: Estimator | tuple[Estimator, ...] | None = field(default_factory=Propagation)
     seed: int = 0
     keep: str | os.PathLike[str] | None = None
 
@@ -105,9 +107,8 @@ class Refine(Estimator):
                 raise InputTypeError(f"budget must be an int or None, got {type(self.budget).__name__}.")
             if self.budget < 2:
                 raise InputError(f"budget must be at least 2 evaluations (all players, and none), got {self.budget}.")
-        if not (self.prior is None or isinstance(self.prior, Estimator)):
-            raise InputTypeError(f"prior must be an estimator such as dasp.Propagation(), or None, got {self.prior!r}.")
-        if isinstance(self.prior, Refine):
+        object.__setattr__(self, "prior", check_priors(self.prior))
+        if any(isinstance(one, Refine) for one in each_prior(self.prior)):
             raise InputError("prior must be another estimator than Refine.")
         check_seed(self.seed)
         if not (self.keep is None or isinstance(self.keep, str | os.PathLike)):
@@ -120,10 +121,10 @@ class Refine(Estimator):
             CostError: the budget allows neither an audit nor all coalitions; says the least that works.
             InputError: the tolerance is below what the dtype of the model resolves, or `keep` belongs to something else.
         """
-        self._check(game, prior=self.prior is not None)
+        self._check(game, prior=bool(each_prior(self.prior)))
         kept = Kept.read(self.keep, game, self.seed)
-        prior, refused = self._prior(game, progress)
-        self._check(game, prior=prior is not None)
+        priors, said = self._priors(game, progress)
+        self._check(game, prior=bool(priors))
         moved = game.moved(torch.arange(game.batch, device=game.device))[:, 0]
         counts = moved.sum(1)
         found = _Found.of(game)
@@ -135,21 +136,19 @@ class Refine(Estimator):
                     rows = every[some]
                     which = moved[rows].nonzero()[:, 1].reshape(len(rows), n)
                     pairs, own = kept.of(n, len(every), some, game.targets.count)
-                    _Group(self, game, found, kept, pairs, own, bar, rows, which, prior).run()
+                    _Group(self, game, found, kept, pairs, own, bar, rows, which, priors).run()
         settings: dict[str, Any] = {
             "tolerance": self.tolerance, "budget": self.budget, "confidence": self.confidence, "seed": self.seed,
-            "prior": None, "ended": found.ended, "measured_error": found.error.tolist(),
+            "prior": said if isinstance(self.prior, tuple) else next(iter(said), None),
+            "ended": found.ended, "measured_error": found.error.tolist(),
             "measured_bound": found.bound.tolist(),
             "row_evaluations": (game.rows_each * (2 + 2 * found.pairs) + found.evaluations.long()).tolist(),
         }  # fmt: skip
         cost = game.rows_each * (2 + 2 * float(found.pairs.double().mean()))
-        if prior is None:
-            settings["prior"] = refused
-            return Estimate(found.values, found.errors, cost, settings)
-        settings["prior"] = {"method": type(self.prior).__name__, **prior.settings, "evaluations": prior.evaluations}
-        settings["better_priors"] = found.said
-        cost += prior.evaluations + float(found.evaluations.mean())
-        propagations = prior.propagations + float(found.propagations.mean())
+        if priors:
+            settings["better_priors"] = found.said
+        cost += sum(one.evaluations for _, one in priors) + float(found.evaluations.mean())
+        propagations = sum(one.propagations for _, one in priors) + float(found.propagations.mean())
         return Estimate(found.values, found.errors, cost, settings, propagations)
 
     def usual_budget(self, game: Game) -> int:
@@ -177,15 +176,21 @@ class Refine(Estimator):
                 f"the baseline: give budget={least} or more, or use dasp.Propagation() alone."
             )
 
-    def _prior(self, game: Game, progress: bool) -> tuple[Estimate | None, dict[str, Any] | None]:
-        if self.prior is None:
-            return None, None
-        try:
-            return self.prior.estimate(game, progress=progress), None
-        except REFUSALS as error:
-            name = type(self.prior).__name__
-            warnings.warn(f"Refine goes on without {name}, which refuses this network: {error}", stacklevel=2)
-            return None, {"method": name, "refused": str(error)}
+    def _priors(self, game: Game, progress: bool) -> tuple[list[tuple[Estimator, Estimate]], list[dict[str, Any]]]:
+        """The priors that take this network, and what is said of all."""
+        found: list[tuple[Estimator, Estimate]] = []
+        said: list[dict[str, Any]] = []
+        for prior in each_prior(self.prior):
+            name = type(prior).__name__
+            try:
+                one = prior.estimate(game, progress=progress)
+            except REFUSALS as error:
+                warnings.warn(f"Refine goes on without {name}, which refuses this network: {error}", stacklevel=2)
+                said.append({"method": name, "refused": str(error)})
+            else:
+                found.append((prior, one))
+                said.append({"method": name, **one.settings, "evaluations": one.evaluations})
+        return found, said
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,16 +222,16 @@ class _Group:
 
     def __init__(
         self, options: Refine, game: Game, found: _Found, kept: Kept, pairs: Pairs, own: Tensor, bar: tqdm, rows: Tensor,
-        which: Tensor, prior: Estimate | None,
+        which: Tensor, priors: list[tuple[Estimator, Estimate]],
     ) -> None:  # fmt: skip
         self.options, self.game, self.found, self.bar = options, game, found, bar
         self.rows, self.which, self.n = rows, which, which.shape[1]
         self.pairs, self.own, self.kept = pairs, own, kept
         self.index = which.unsqueeze(1).expand(-1, game.targets.count, -1)  # (R, T, n)
         self.ladder = None
-        if prior is not None and options.prior is not None:
-            values = prior.values[rows].double().gather(2, self.index)
-            self.ladder = Ladder(options.prior, prior, values, self.n, options.seed)
+        if priors:
+            firsts = [First(prior, one, one.values[rows].double().gather(2, self.index)) for prior, one in priors]
+            self.ladder = Ladder(firsts, self.n, options.seed)
         self.total = (game.outputs[rows] - game.base_values[rows]).double()
         kept.check(pairs, own, lambda members: self._evaluated(members.to(game.device), rows, which), game.tolerance)
         self.active = torch.arange(len(rows), device=game.device)
@@ -245,7 +250,7 @@ class _Group:
         everything = 2**self.n
         self.sure = Blocks.spares(self.n, budget // 2)
         known = torch.zeros(0, self.n, dtype=torch.bool, device=self.game.device)  # pairs that values rest on
-        judged = None if self.ladder is None else self._of_prior(*self.ladder.priors.values())
+        judged = None if self.ladder is None else self._of_priors(*self.ladder.priors.values())
         if everything <= (self.options.budget or 2 * (LEAST_PAIRS + self.n)):
             self._exact()
         while len(self.active):
@@ -308,10 +313,10 @@ class _Group:
         return largest
 
     @staticmethod
-    def _of_prior(prior: Tensor) -> Judged:
-        values = prior.flatten(0, 1)
+    def _of_priors(*priors: Tensor) -> Judged:
+        values = torch.stack(priors).mean(0).flatten(0, 1)
         unknown = torch.full_like(values, torch.nan)
-        return Judged(values, unknown, unknown[:, 0], ())
+        return Judged(values, unknown, torch.zeros_like(values), unknown[:, 0], ())
 
     def _exact(self) -> None:
         members = every_pair(self.n, self.game.device)
@@ -326,8 +331,11 @@ class _Group:
     def _differences(self, members: Tensor) -> Tensor:
         """v(S) - v(complement) for the active rows, (R, T, M), evaluated where it is not known yet."""
         rows, which = self.rows[self.active], self.which[self.active]
-        own, write = self.own[self.active.cpu()], None if self.kept.path is None else self.kept.write
-        return self.pairs.at(members, own, lambda fresh: self._evaluated(fresh, rows, which), write)
+        own, write, few = self.own[self.active.cpu()], None, AT_ONCE
+        if self.kept.path is not None:
+            write, each = self.kept.write, 2 * self.game.rows_each
+            few = min(AT_ONCE, max(self.game.chunk // each, int(LOST / (each * self.game.work))))
+        return self.pairs.at(members, own, lambda fresh: self._evaluated(fresh, rows, which), write, few)
 
     def _evaluated(self, members: Tensor, rows: Tensor, which: Tensor) -> Tensor:
         everybody = torch.ones(1, self.n, dtype=torch.bool, device=members.device)
@@ -394,7 +402,7 @@ class _Group:
         targets, row = self.game.targets.count, int(self.rows[self.active[place]])
         index = self.which[self.active[place]].expand(targets, -1)
         some = slice(place * targets, (place + 1) * targets)
-        for store, part in ((self.found.values, judged.values), (self.found.errors, judged.errors)):
+        for store, part in ((self.found.values, judged.values), (self.found.errors, judged.standard_errors)):
             store[row] = store[row].scatter(1, index, part[some])
         self.found.ended[row] = reason
         self.found.pairs[row] = self.pairs.evaluated(int(self.own[int(self.active[place])]))

@@ -16,7 +16,7 @@ from ..game import Game
 from .base import Estimate, Estimator
 from .designs import choice_bytes, choose_pairs
 from .exact import shapley_weights
-from .lacking import Blocks
+from .lacking import Blocks, reach_of
 from .odd_games import Fit, OddProcess, can_correct, differences, every_pair, held_out
 from .sampling import check_seed
 
@@ -32,6 +32,8 @@ USUAL_ERROR = 0.02
 """Half of all priors are taken to be off by less than this part, before anything is seen."""
 NEGLIGIBLE = 0.05
 """A fit of a smaller share says nothing about pairs that were not drawn."""
+HIDDEN = 0.25
+"""Pairs that fit nothing are missed by this part of what differences are large; all of it is more than networks hide."""
 ERRORS = tuple(10 ** (k / 4) for k in range(-14, 3))
 """Relative errors of the prior that are tried."""
 
@@ -56,8 +58,9 @@ class Regression(Estimator):
 
     Players whose elements are all at the baseline add nothing and are left out of the game. The values add up to output -
     base value by construction: the gap is rounding, and says nothing about the error. Standard errors are those of the
-    posterior; below 4 n evaluations they are a little small. A row or target has the same values alone as together with
-    others, but for rounding.
+    posterior and no less, all together, than what one pair in M + 1 makes that was not drawn and is missed by a quarter of
+    what differences are large: M pairs that fit do not show that all do. Below 4 n evaluations they are a little small. A row
+    or target has the same values alone as together with others, but for rounding.
 
     Attributes:
         budget: most evaluations a row, those of the prior not counted; at least 2 n + 2, or 2^n. Against a background each
@@ -79,23 +82,13 @@ class Regression(Estimator):
             raise InputTypeError(f"budget must be an int, got {type(self.budget).__name__}.")
         if self.budget < 2:
             raise InputError(f"budget must be at least 2 evaluations (all players, and none), got {self.budget}.")
-        if isinstance(self.prior, list):
-            object.__setattr__(self, "prior", tuple(self.prior))
-        for one in self._priors:
-            if not isinstance(one, Estimator):
-                raise InputTypeError(f"prior must be an estimator such as dasp.Propagation(), or None, got {_kind(one)}.")
+        object.__setattr__(self, "prior", check_priors(self.prior))
         if self.ridge is not None:
             if isinstance(self.ridge, bool) or not isinstance(self.ridge, int | float):
                 raise InputTypeError(f"ridge must be a number or None, got {type(self.ridge).__name__}.")
             if not (self.ridge >= 0 and math.isfinite(self.ridge)):
                 raise InputError(f"ridge must be 0 or more, and finite, got {self.ridge}.")
         check_seed(self.seed)
-
-    @property
-    def _priors(self) -> tuple[Estimator, ...]:
-        if self.prior is None:
-            return ()
-        return self.prior if isinstance(self.prior, tuple) else (self.prior,)
 
     def estimate(self, game: Game, *, progress: bool = False) -> Estimate:
         """Values of `game` with their standard errors.
@@ -109,7 +102,7 @@ class Regression(Estimator):
         moved = game.moved(torch.arange(game.batch, device=game.device))[:, 0]  # (B, n)
         players = moved.sum(1)
         self._check(game, int(players.max()))
-        priors = [] if self.ridge == 0 else [one.estimate(game, progress=progress) for one in self._priors]
+        priors = [] if self.ridge == 0 else [one.estimate(game, progress=progress) for one in each_prior(self.prior)]
         shape = (game.batch, game.targets.count, game.players.count)
         values, errors = (torch.zeros(shape, dtype=torch.float64, device=game.device) for _ in range(2))
         pairs = {n: _pair_count(n, self.budget) for n in players.tolist()}
@@ -123,12 +116,12 @@ class Regression(Estimator):
                     before = [prior.values[some].double().gather(2, which).flatten(0, 1) for prior in priors]
                     judged = self.judge(members, found.flatten(0, 1), before, game.memory)
                     values[some] = values[some].scatter(2, which, judged.values.reshape(which.shape))
-                    errors[some] = errors[some].scatter(2, which, judged.errors.reshape(which.shape))
+                    errors[some] = errors[some].scatter(2, which, judged.standard_errors.reshape(which.shape))
         own = game.rows_each * (2 + 2 * sum(pairs[n] for n in players.tolist()) / game.batch)
         settings: dict[str, Any] = {"budget": self.budget, "prior": None, "ridge": self.ridge, "seed": self.seed}
         said = [
             {"method": type(one).__name__, **prior.settings, "evaluations": prior.evaluations}
-            for one, prior in zip(self._priors, priors, strict=False)
+            for one, prior in zip(each_prior(self.prior), priors, strict=False)
         ]
         settings["prior"] = (said if isinstance(self.prior, tuple) else said[0]) if said else None
         cost = own + sum(prior.evaluations for prior in priors)
@@ -177,7 +170,7 @@ class Regression(Estimator):
         n, total = members.shape[1], differences[:, -1:]
         if len(members) == 2 ** max(0, n - 1):  # every pair
             values = differences @ shapley_weights(members)
-            return Judged(values, torch.zeros_like(values), torch.zeros_like(total[:, 0]), ())
+            return Judged(values, torch.zeros_like(values), torch.zeros_like(values), torch.zeros_like(total[:, 0]), ())
         if not priors and self.ridge:
             priors = (torch.zeros_like(total).expand(-1, n),)
         samples = []
@@ -186,12 +179,14 @@ class Regression(Estimator):
                 sample = _Sample.of(OddProcess.of(n, power, members.device), members, differences, memory)
                 evidence = sample.evidence.where(chance, -torch.inf) - PREFERENCE * power
                 samples.append(replace(sample, evidence=evidence, fit=sample.fit if surrogates else None))
-        still = (differences == 0).all(1, keepdim=True)
+        still, strange = (differences == 0).all(1, keepdim=True), _strange(n, differences[:, :-1])
         prior = None
         if priors:
             prior = _mean_prior(torch.stack([one + (total - one.sum(1, keepdim=True)) / n for one in priors]), samples)
         judged = [
-            (sample.evidence + one.evidence, one, sample) for sample in samples for one in sample.with_prior(prior, self.ridge)
+            (sample.evidence + one.evidence, one, sample)
+            for sample in samples
+            for one in sample.with_prior(prior, self.ridge, strange)
         ]
         weight = torch.stack([log for log, *_ in judged]).softmax(0)  # (K, Q)
         value = torch.stack([one.values for _, one, _ in judged])  # (K, Q, n)
@@ -201,6 +196,9 @@ class Regression(Estimator):
         mean = mean + (total - mean.sum(1, keepdim=True)) / n
         # What a prior gives a game that never moves is its rounding.
         mean, variance = mean.masked_fill(still, 0.0), variance.masked_fill(still, 0.0)
+        unseen = torch.einsum("kq,kqn->qn", weight, torch.stack([one.unseen for _, one, _ in judged]))
+        most = unseen.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+        unseen = unseen * (1 - variance.sum(1, keepdim=True) / most).clamp(min=0)
         shares = [
             (weight[[k for k, (*_, sample) in enumerate(judged) if sample is one]].sum(0), one.fit)
             for one in samples
@@ -208,7 +206,7 @@ class Regression(Estimator):
         ]
         left = differences[:, :-1] - mean @ (2 * members[:-1].double() - 1).T
         missed = left.square().sum(1) / max(1, left.shape[1] - n)
-        return Judged(mean, variance.sqrt(), missed, tuple(shares))
+        return Judged(mean, variance.sqrt(), unseen.sqrt(), missed, tuple(shares))
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,15 +215,22 @@ class Judged:
 
     Attributes:
         values: (Q, n).
-        errors: standard errors, (Q, n).
+        errors: standard errors by the posterior, which knows only what was drawn, (Q, n).
+        unseen: what they lack to those by what was not drawn, (Q, n).
         missed: mean squared error of the differences that the values alone foretell, (Q,).
         surrogates: fitted games and the share of each (Q,); none where every pair was evaluated, or unless asked for.
     """
 
     values: Tensor
     errors: Tensor
+    unseen: Tensor
     missed: Tensor
     surrogates: tuple[tuple[Tensor, Fit], ...]
+
+    @property
+    def standard_errors(self) -> Tensor:
+        """Of both together, (Q, n)."""
+        return torch.hypot(self.errors, self.unseen)
 
     def lacking(self, blocks: Blocks, found: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
         """What the values lack, without bias, (Q, blocks, n), and the largest error of the surrogate at any pair, (Q,).
@@ -259,6 +264,7 @@ class _Combined:
     evidence: Tensor | float  # (Q,), log probability of the prior given the sample, and of its error
     values: Tensor  # (Q, n)
     variances: Tensor  # (Q, n)
+    unseen: Tensor  # (Q, n), variances too
 
 
 @dataclass(frozen=True, eq=False)
@@ -294,15 +300,16 @@ class _Sample:
         freedom = max(1, len(fit.signs) - n)
         return cls(values, fit.covariance, left * fit.size, left * fit.likely, fit.evidence, freedom, fit)
 
-    def with_prior(self, prior: Tensor | None, ridge: float | None) -> list[_Combined]:
+    def with_prior(self, prior: Tensor | None, ridge: float | None, strange: Tensor) -> list[_Combined]:
         """Without a prior this alone; else together with it, for a ridge or for every error that a prior may have.
 
         In the axes of the covariance, prior - values has the variance scale * l + tau^2; as the scale is an estimate it is
-        Student's. The values move to the prior by the part scale * l / (scale * l + tau^2).
+        Student's. The values move to the prior by the part scale * l / (scale * l + tau^2); for the rest of them counts
+        `strange` (Q, 1), the variance by what was not drawn.
         """
         if prior is None:
             variance = self.scale.unsqueeze(1) * self.covariance.diagonal().clamp(min=0)
-            return [_Combined(0.0, self.values, variance)]
+            return [_Combined(0.0, self.values, variance, strange.expand_as(variance))]
         # Efficiency is known: along the axis on which all values grow together nothing is left to find.
         others = _sum_zero(self.covariance)
         spread, inner = torch.linalg.eigh(others.T @ self.covariance @ others)
@@ -314,7 +321,8 @@ class _Sample:
         def combined(tau2: Tensor, evidence: Tensor | float) -> _Combined:
             both = (within + tau2).clamp(min=tiny)
             values = self.values + (away * within / both) @ axis.T
-            return _Combined(evidence, values, (within * tau2 / both) @ axis.T.square())
+            unseen = (strange * (tau2 / both).square()) @ axis.T.square()
+            return _Combined(evidence, values, (within * tau2 / both) @ axis.T.square(), unseen)
 
         if ridge is not None:
             return [combined(within.mean(1, keepdim=True) / ridge, 0.0)]
@@ -346,6 +354,17 @@ def _mean_prior(priors: Tensor, samples: list[_Sample]) -> Tensor:
     return mean
 
 
+def _strange(n: int, differences: Tensor) -> Tensor:
+    """The variance of a value by pairs that were not drawn and fit nothing, from the differences at those drawn (Q, M), (Q, 1).
+
+    By the rule of succession M pairs without one leave them a part 1 / (M + 1) of the probability.
+    """
+    count = differences.shape[1]
+    part = HIDDEN * (1 - count / (2 ** (n - 1) - 1)) / (count + 1)
+    variance: Tensor = differences.square().mean(1, keepdim=True) * ((part * reach_of(n)) ** 2 / n)
+    return variance
+
+
 def _sum_zero(like: Tensor) -> Tensor:
     """An orthonormal basis of the n-vectors that add up to 0, (n, n - 1): a reflection that takes the first axis to ones."""
     n = len(like)
@@ -367,6 +386,26 @@ def _likely_powers(members: Tensor, differences: Tensor) -> list[Tensor]:
 def _pair_count(n: int, budget: int) -> int:
     """Pairs to evaluate for n players beside (nobody, all)."""
     return 2 ** max(0, n - 1) - 1 if 2**n <= budget else (budget - 2) // 2
+
+
+def each_prior(prior: Estimator | tuple[Estimator, ...] | None) -> tuple[Estimator, ...]:
+    """None, one, or those of a tuple."""
+    if prior is None:
+        return ()
+    return prior if isinstance(prior, tuple) else (prior,)
+
+
+def check_priors(prior: Any) -> Estimator | tuple[Estimator, ...] | None:
+    """The priors that an option asks for; a list becomes a tuple.
+
+    Raises:
+        InputTypeError: something is no estimator.
+    """
+    given = tuple(prior) if isinstance(prior, list) else prior
+    for one in each_prior(given):
+        if not isinstance(one, Estimator):
+            raise InputTypeError(f"prior must be an estimator such as dasp.Propagation(), or None, got {_kind(one)}.")
+    return given
 
 
 def _kind(value: object) -> str:

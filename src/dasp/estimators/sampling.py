@@ -37,8 +37,9 @@ class PermutationSampling(Estimator):
     in. Each row's standard errors are valid; errors of different rows are correlated.
 
     Against a background every pair draws one of its rows, each as often as the others where the number of pairs is a
-    multiple of theirs, and values add up to output - mean output at the rows that were drawn. Standard errors take the draws
-    for independent, and so err on the large side.
+    multiple of theirs. What the values of a pair lack to output - base value, which is known, the players that differ from the
+    background share alike: it brings them nearer to the truth whatever the network. Standard errors take the draws for
+    independent, and so err on the large side.
 
     Attributes:
         permutations: how many, an even number, reverses counted; with a tolerance, the most.
@@ -221,7 +222,13 @@ def _walk(game: Game, rows: Tensor, ranks: Tensor, drawn: Tensor) -> Tensor:
         # In a random order all sizes are as likely, so this is how many times more likely a size is meant to be.
         likelier = torch.as_tensor(n * game.semivalue.shares(n), device=game.device)
         gains = gains * likelier[ranks][None, :, :, None]
-    return (gains[:, 0::2] + gains[:, 1::2]).permute(1, 0, 3, 2) / 2
+    estimates = (gains[:, 0::2] + gains[:, 1::2]).permute(1, 0, 3, 2) / 2
+    if isinstance(game, BackgroundGame) and game.semivalue is None:
+        # Onto the plane on which the truth lies: unbiased, and never farther from it. With one player it is the truth.
+        known = (game.outputs[rows].double() - game.base_values[rows].double()).unsqueeze(-1)  # (R, T, 1)
+        moved = game.moved(rows).double()  # (R, 1, n): who differs from no row of the background has nothing to share
+        estimates = estimates + (known - estimates.sum(-1, keepdim=True)) * (moved / moved.sum(-1, keepdim=True).clamp(min=1))
+    return estimates
 
 
 def _check_int(name: str, value: object) -> None:
