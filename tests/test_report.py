@@ -568,8 +568,13 @@ def test_wrong_arguments_are_named(given: dict[str, Any], kind: type[Exception],
 
 
 def test_an_audit_of_another_result_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(dasp.InputError, match="but the result has"):
+    with pytest.raises(dasp.InputError, match="made for values of"):
         dasp.report.write(explained(), tmp_path / "r.html", audit=explained([0, 1]).audit(100))
+    with pytest.raises(dasp.InputError, match="made for values other than these"):
+        dasp.report.write(explained(0), tmp_path / "r.html", audit=explained(1).audit(100))
+    result = explained(0)
+    result.save(tmp_path / "kept")
+    dasp.report.write(dasp.Attribution.load(tmp_path / "kept"), tmp_path / "r.html", audit=result.audit(100))
     with pytest.raises(dasp.InputError, match="a file has its own columns"):
         dasp.report.write("v.parquet", tmp_path / "r.html", audit=explained().audit(100))
 

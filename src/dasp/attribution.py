@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -144,10 +144,11 @@ class Attribution:
                 "audit: this attribution came from a file and carries no model. Explain again, then audit, "
                 "or audit before saving."
             )
-        return self.auditor(
+        found: Audit = self.auditor(
             self.per_player, evaluations=evaluations, seed=seed, confidence=confidence, per_player=per_player,
             progress=progress,
         )  # fmt: skip
+        return replace(found, audited=self.per_player.detach())
 
     def to_frame(self) -> pandas.DataFrame:
         """A pandas DataFrame: one row for each sample and target, one column for each player.

@@ -49,6 +49,7 @@ class Audit:
         confidence: of the interval, between 0 and 1.
         player_errors: unbiased estimate of phi_hat - phi for every player, (B, T, n); None unless asked for.
         player_spread: half the width of their interval, at the same confidence, (B, T, n); None unless asked for.
+        audited: the values that were measured, (B, T, n); None in an audit that did not come from `Attribution.audit`.
     """
 
     relative_error: Tensor
@@ -60,6 +61,20 @@ class Audit:
     confidence: float
     player_errors: Tensor | None = None
     player_spread: Tensor | None = None
+    audited: Tensor | None = None
+
+    def require_of(self, values: Tensor) -> None:
+        """Refuse to be shown beside other values (B, T, n) than those that were measured.
+
+        Raises:
+            InputError: they are of another shape, or others.
+        """
+        batch, targets, _ = values.shape
+        if self.relative_error.shape != (batch, targets):
+            found = tuple(self.relative_error.shape)
+            raise InputError(f"audit: made for values of {found} rows and targets, and these have {(batch, targets)}.")
+        if self.audited is not None and not torch.equal(self.audited.to(values), values):
+            raise InputError("audit: made for values other than these. Give what audit() of this very result returns.")
 
     def __str__(self) -> str:
         count = self.relative_error.numel()

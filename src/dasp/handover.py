@@ -130,10 +130,7 @@ def _bounds(values: Tensor, audit: Audit) -> tuple[Tensor, Tensor]:
     errors, spread = audit.player_errors, audit.player_spread
     if errors is None or spread is None:
         raise InputError("audit: it has no intervals for players. Use result.audit(per_player=True).")
-    if errors.shape != values.shape:
-        raise InputError(
-            f"audit: made for values (rows, targets, players) of {tuple(errors.shape)}, and these have {tuple(values.shape)}."
-        )
+    audit.require_of(values)
     truth = values - errors.to(values.device)
     spread = spread.to(values.device)
     return torch.minimum(truth - spread, values), torch.maximum(truth + spread, values)

@@ -79,9 +79,7 @@ def _columns(result: Attribution, audit: Audit | None) -> dict[str, Array]:
             part = np.array(result.settings[name], dtype=object if name == "ended" else None)
             columns[name] = part.flatten() if part.ndim == 2 else part.repeat(targets)
     if audit is not None:
-        if audit.relative_error.shape != (batch, targets):
-            shape = tuple(audit.relative_error.shape)
-            raise InputError(f"audit: of shape {shape}, but the result has {(batch, targets)} rows and targets.")
+        audit.require_of(result.per_player)
         spent = torch.full_like(audit.low, audit.evaluations)
         found = (audit.relative_error, audit.low, audit.high, spent)
         columns |= {name: column(part.reshape(-1)) for name, part in zip(AUDIT_COLUMNS, found, strict=True)}
