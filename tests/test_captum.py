@@ -381,3 +381,14 @@ def test_without_captum_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         dasp.captum  # noqa: B018
     with pytest.raises(AttributeError, match="no attribute 'kaptum'"):
         dasp.kaptum  # type: ignore[attr-defined] # noqa: B018
+
+
+def test_arguments_of_other_methods_are_refused_by_name() -> None:
+    from captum.attr import NoiseTunnel
+
+    from dasp.captum import Propagation
+
+    model, x = torch.nn.Linear(3, 2), torch.ones(2, 3)
+    for attribution in (Propagation(model), NoiseTunnel(Propagation(model))):
+        with pytest.raises(dasp.InputTypeError, match=r"n_steps= belongs to other methods.*Propagation\(model, nodes=8\)"):
+            attribution.attribute(x, target=1, n_steps=25)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar, cast
@@ -32,11 +33,23 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def unwrapped(method: Method) -> Method:
-    """The method, with itself as `__wrapped__`, which is what captum's NoiseTunnel calls."""
+    """The method, and the same as `__wrapped__`, which is what NoiseTunnel calls; arguments of other methods are refused."""
+    known = inspect.signature(method).parameters
 
     @functools.wraps(method)
-    def call(*arguments: Any, **options: Any) -> Any:
+    def checked(*arguments: Any, **options: Any) -> Any:
+        foreign = [f"{name}=" for name in options if name not in known]
+        if foreign:
+            raise InputTypeError(
+                f"attribute: {', '.join(foreign)} belongs to other methods. How much to spend is told to the method itself, "
+                "as Propagation(model, nodes=8) or PermutationSampling(model, permutations=64); attribute takes "
+                f"{', '.join(name for name in known if name != 'self')}."
+            )
         return method(*arguments, **options)
+
+    @functools.wraps(checked)
+    def call(*arguments: Any, **options: Any) -> Any:
+        return checked(*arguments, **options)
 
     return cast(Method, call)
 

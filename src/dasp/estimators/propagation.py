@@ -131,9 +131,9 @@ class Propagation(Estimator):
             for rows in torch.arange(game.batch, device=game.device).split(work.rows_at_once):
                 values, passes = work.values(rows)
                 parts.append(values)
-                propagations += passes * len(rows) / game.batch
+                propagations += passes * len(rows)
                 bar.update(len(rows))
-        return Estimate(torch.cat(parts), None, work.evaluations, work.settings, propagations)
+        return Estimate(torch.cat(parts), None, work.evaluations, work.settings, propagations / game.batch)
 
     def interactions(self, game: Game, players: Tensor, *, progress: bool = False) -> Estimate:
         """Rows of the interactions of all pairs, (B, T, P, n), `integral of d2F/dq_i dq_j`; errors as for `estimate`."""

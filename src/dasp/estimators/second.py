@@ -135,12 +135,12 @@ def propagated_interactions(work: _Work, players: Tensor, *, progress: bool) -> 
         for rows in torch.arange(game.batch, device=game.device).split(rows_at_once):
             values, took = _hessian_rows(_Extension.of(work, game, folded, rows), players, nodes_at_once, bar)
             parts.append(values)
-            passes += took * len(rows) / game.batch
+            passes += took * len(rows)
     values = torch.cat(parts)
     _refuse_not_finite(values, "interactions")
     ends = _pair_count(players, game.players.count) * 2 + 2 * game.players.count + 2 if work.ended else 0
     settings = {**work.settings, "rows_at_once": rows_at_once, "nodes_at_once": nodes_at_once}
-    return Estimate(values, None, float(ends), settings, passes)
+    return Estimate(values, None, float(ends), settings, passes / game.batch)
 
 
 def _second_order_sizes(work: _Work) -> tuple[int, int]:
@@ -240,10 +240,10 @@ def differentiable_values(work: _Work, inputs: tuple[Tensor, ...]) -> Estimate:
         for rows in torch.arange(game.batch, device=game.device).split(work.rows_at_once):
             values, took = _values(_Extension.of(work, live, folded, rows))
             parts.append(values)
-            passes += took * len(rows) / game.batch
+            passes += took * len(rows)
     values = torch.cat(parts)
     _refuse_not_finite(values.detach(), "values")
-    return Estimate(values, None, work.evaluations, {**work.settings, "create_graph": True}, passes)
+    return Estimate(values, None, work.evaluations, {**work.settings, "create_graph": True}, passes / game.batch)
 
 
 def _refuse_large(work: _Work) -> None:
