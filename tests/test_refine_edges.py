@@ -110,17 +110,22 @@ def test_a_file_of_another_model_is_refused_though_it_agrees_at_both_ends(tmp_pa
         explain(X, Otherwise(weights, 0.0), 0, keep=keep, prior=None, tolerance=0.2)
 
 
+class Interrupted(nn.Module):
+    """Raises KeyboardInterrupt once it has seen more than `left` rows."""
+
+    def __init__(self, left: int) -> None:
+        super().__init__()
+        self.seen, self.left = 0, left
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += len(x)
+        if self.seen > self.left:
+            raise KeyboardInterrupt
+        return x.square().sum(1, keepdim=True).sin() + x.sum(1, keepdim=True)
+
+
 def test_an_interrupt_loses_little_of_a_large_step(tmp_path: Path) -> None:
-    class Interrupted(nn.Module):
-        seen, left = 0, 40_000
-
-        def forward(self, x: Tensor) -> Tensor:
-            self.seen += len(x)
-            if self.seen > self.left:
-                raise KeyboardInterrupt
-            return x.square().sum(1, keepdim=True).sin() + x.sum(1, keepdim=True)
-
-    model, keep = Interrupted(), tmp_path / "pairs.safetensors"
+    model, keep = Interrupted(40_000), tmp_path / "pairs.safetensors"
     x = torch.randn(60, 40, generator=torch.Generator().manual_seed(0))
     options = {"tolerance": 1e-3, "budget": 2000, "prior": None, "keep": keep}
     with pytest.raises(KeyboardInterrupt):
@@ -135,18 +140,9 @@ def test_an_interrupt_loses_little_of_a_large_step(tmp_path: Path) -> None:
 
 
 def test_an_interrupt_of_a_slow_network_loses_no_more_than_a_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Interrupted(nn.Module):
-        seen, left = 0, 1500
-
-        def forward(self, x: Tensor) -> Tensor:
-            self.seen += len(x)
-            if self.seen > self.left:
-                raise KeyboardInterrupt
-            return x.square().sum(1, keepdim=True).sin() + x.sum(1, keepdim=True)
-
     monkeypatch.setattr(dasp.game.Game, "work", 1e9)  # 200 evaluations
     monkeypatch.setattr(dasp.game.Game, "chunk", 100)
-    model, x = Interrupted(), torch.randn(2, 40, generator=torch.Generator().manual_seed(0))
+    model, x = Interrupted(1500), torch.randn(2, 40, generator=torch.Generator().manual_seed(0))
     options = {"tolerance": 1e-3, "budget": 2000, "prior": None, "keep": tmp_path / "pairs.safetensors"}
     with pytest.raises(KeyboardInterrupt):
         explain(x, model, **options)

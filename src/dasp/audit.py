@@ -73,7 +73,8 @@ class Audit:
         if self.relative_error.shape != (batch, targets):
             found = tuple(self.relative_error.shape)
             raise InputError(f"audit: made for values of {found} rows and targets, and these have {(batch, targets)}.")
-        if self.audited is not None and not torch.equal(self.audited.to(values), values):
+        other = self.player_errors is not None and self.player_errors.shape != values.shape
+        if other or (self.audited is not None and not torch.equal(self.audited.to(values), values)):
             raise InputError("audit: made for values other than these. Give what audit() of this very result returns.")
 
     def __str__(self) -> str:
