@@ -20,8 +20,9 @@ from .kept import AT_ONCE, Kept, Pairs
 from .lacking import FEWEST_BLOCKS, Blocks
 from .ladder import REFUSALS, First, Ladder
 from .odd_games import differences, distinct, every_pair
+from .posterior import MOST_FITTED
 from .propagation import Propagation
-from .regression import MOST_FITTED, Judged, Regression, check_priors, each_prior
+from .regression import Judged, Regression, check_priors, each_prior
 from .sampling import check_seed, stream
 
 LEAST_PAIRS = 128
