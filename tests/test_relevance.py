@@ -44,7 +44,8 @@ def test_the_process_is_that_of_all_interactions_listed(n: int) -> None:
     signs = torch.tensor([*itertools.product([-1.0, 1.0], repeat=n)], dtype=torch.float64)
     interactions = torch.stack([signs[:, list(c)].prod(1) for c in odd])  # (T, 2^n)
     shares = torch.tensor([[(i in c) / len(c) for c in odd] for i in range(n)], dtype=torch.float64)
-    torch.testing.assert_close(process.differences(signs, signs), (interactions.T * variance) @ interactions, rtol=0, atol=1e-14)
+    of_differences = (interactions.T * variance) @ interactions
+    torch.testing.assert_close(process.differences(signs, signs), of_differences, rtol=0, atol=1e-14)
     torch.testing.assert_close(process.values(signs), (shares * variance) @ interactions, rtol=0, atol=1e-14)
     torch.testing.assert_close(process.prior(), (shares * variance) @ shares.T, rtol=0, atol=1e-14)
 

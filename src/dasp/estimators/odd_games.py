@@ -130,7 +130,7 @@ class Process(Protocol):
     """A Gaussian process over odd games whose Shapley values are known in closed form; signs are float64.
 
     Attributes:
-        jitter: added to the variances, which are 1, so that nearly linear games, whose covariance has rank n, can be factorised.
+        jitter: added to the variances, which are 1, so that those of nearly linear games, of rank n, can be factorised.
     """
 
     jitter: ClassVar[float]
