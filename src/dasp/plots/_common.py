@@ -201,7 +201,12 @@ def _as_text(text: str) -> str:
 
 def width(names: Iterable[str]) -> float:
     """Inches of a new figure that has these names beside its axes."""
-    return max(6.4, 4.4 + 0.08 * max(map(len, names)))
+    return 6.4 + longer(names)
+
+
+def longer(names: Iterable[str]) -> float:
+    """Inches that the longest of these names takes beyond 25 letters, for which a figure has room."""
+    return 0.08 * max(0, max(map(len, names), default=0) - 25)
 
 
 def room(methods: Iterable[str]) -> float:
