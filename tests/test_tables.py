@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from dasp import tables
 from dasp.errors import DataFileError, InputError, MissingExtraError, OutputFileError
 from dasp.tables import TableWriter, read_baseline, read_rows, tensor_of, unique_names
 
@@ -79,6 +80,14 @@ def test_a_missing_column_lists_those_there_are(tmp_path: Path) -> None:
 def test_text_outside_the_chosen_columns_does_no_harm(tmp_path: Path) -> None:
     rows = read_rows(write(tmp_path / "rows.csv", "id,x\nalice,1\nbob,2\n"), columns=["x"])
     np.testing.assert_array_equal(rows.data, [[1], [2]])
+
+
+def test_lines_within_cells_of_other_columns_do_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a block of what is parsed at a time ends within such a cell."""
+    monkeypatch.setattr(tables, "_BLOCK", 256)
+    lines = [f'{row},"first line\nsecond, line {row}",{row / 2}' for row in range(200)]
+    rows = read_rows(write(tmp_path / "rows.csv", "\n".join(['x,"a\nnote",y', *lines])), columns=["y", "x"])
+    np.testing.assert_array_equal(rows.data, [[row / 2, row] for row in range(200)])
 
 
 def test_a_parquet_with_text_or_gaps_is_refused(tmp_path: Path) -> None:
@@ -243,8 +252,10 @@ def test_the_file_gets_the_usual_permissions(tmp_path: Path) -> None:
 def test_an_unwritable_output_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(OutputFileError, match="does not exist"):
         TableWriter(tmp_path / "nowhere" / "out.parquet")
-    with pytest.raises(OutputFileError, match="is a folder"):
+    with pytest.raises(OutputFileError, match=r"is a folder; name a \.parquet file, or end it in a slash"):
         TableWriter(tmp_path)
+    with pytest.raises(OutputFileError, match=r"only parquet is written; .*or in a slash to write parts"):
+        TableWriter(tmp_path / "values")
     write(tmp_path / "file", "")
     with pytest.raises(OutputFileError, match="does not exist"):
         TableWriter(tmp_path / "file" / "out.parquet")

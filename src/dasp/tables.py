@@ -24,6 +24,7 @@ Array = npt.NDArray[Any]
 LARGEST_WHOLE = 2**53 - 1
 """Up to here a double stands for one whole number only."""
 _CHUNK = 4096  # rows read at a time, so that a memory-mapped file may be larger than memory
+_BLOCK = 2**24  # bytes of a csv file parsed at a time; a line must fit
 
 
 class Described(Protocol):
@@ -169,12 +170,14 @@ class TableWriter:
         self._parquet = pyarrow_module("pyarrow.parquet")
         self._writer: Any = None
         if os.path.isdir(self.path):
-            raise OutputFileError(f"{self.path}: is a folder; give the name of a .parquet file.")
+            raise OutputFileError(f"{self.path}: is a folder; name a .parquet file, or end it in a slash to write parts there.")
         for read in spare:
             if read is not None and os.path.exists(read) and self.path.exists() and self.path.samefile(read):
                 raise OutputFileError(f"{self.path}: is read from ({read}) and would be lost; name another file.")
         if self.path.suffix.lower() != ".parquet":
-            raise OutputFileError(f"{self.path}: only parquet is written; give a name that ends in .parquet.")
+            raise OutputFileError(
+                f"{self.path}: only parquet is written; give a name that ends in .parquet, or in a slash to write parts."
+            )
         folder = self.path.parent
         if not os.path.isdir(folder):
             raise OutputFileError(f"{self.path}: the folder {folder} does not exist; make it first.")
@@ -296,16 +299,17 @@ def _read_npy(path: Path, columns: list[str] | None) -> Rows:
 def _read_csv(path: Path, columns: list[str] | None) -> Rows:
     pyarrow, csv = pyarrow_module("pyarrow"), pyarrow_module("pyarrow.csv")
     # Everything is read as text and converted here, so that a bad cell can be named.
+    block = csv.ReadOptions(block_size=_BLOCK)
     try:
-        with csv.open_csv(path) as head:
+        with csv.open_csv(path, read_options=block, parse_options=csv.ParseOptions(newlines_in_values=True)) as head:
             header = head.schema.names
         names = pick_columns(path, header, columns)
         as_text = csv.ConvertOptions(
             strings_can_be_null=False, column_types=dict.fromkeys(names, pyarrow.string()), include_columns=names
         )
         # In a file of one column an empty line is an empty cell, to be reported and not passed over.
-        lines = csv.ParseOptions(ignore_empty_lines=len(header) > 1)
-        table = csv.read_csv(path, convert_options=as_text, parse_options=lines)
+        lines = csv.ParseOptions(ignore_empty_lines=len(header) > 1, newlines_in_values=True)
+        table = csv.read_csv(path, read_options=block, convert_options=as_text, parse_options=lines)
     except UnicodeDecodeError as error:
         raise DataFileError(f"{path}: the column names are not UTF-8 text ({error}); save the file as UTF-8.") from error
     except (pyarrow.ArrowException, OSError) as error:
