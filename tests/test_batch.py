@@ -415,6 +415,16 @@ def test_a_folder_of_something_else_is_refused(model: Voices, rows: Path, voices
         run(model, tmp_path / "out", tmp_path / "out" / "values")
 
 
+def test_parts_stand_in_order_however_many_they_are(tmp_path: Path) -> None:
+    """Readers of a folder go by names."""
+    for parts, first in ((100_000, "part-00009.parquet"), (100_001, "part-000009.parquet")):
+        some = folder.Folder(tmp_path / str(parts), {}, parts)
+        names = [some.part(number).name for number in (9, 10, 99_999, parts - 1)]
+        some.close()
+        assert names[0] == first
+        assert names == sorted(names)
+
+
 def test_a_second_run_waits_its_turn(model: Voices, rows: Path, tmp_path: Path) -> None:
     first = folder.Folder(tmp_path / "out", {})
     with pytest.raises(dasp.OutputFileError, match="another run is writing there"):
@@ -449,6 +459,7 @@ def test_a_lock_on_a_file_that_the_run_before_removed_is_taken_again(tmp_path: P
         ({"batch": 0}, "batch: expected a whole number above 0"),
         ({"audit": True}, "audit: expected"),
         ({"engine": "spark"}, "engine: expected 'local' or 'ray'"),
+        ({"engine": "ray", "gpus": -1}, "gpus: expected a number from 0 on"),
         ({"on_error": "skip"}, "on_error: expected 'stop' or 'set-aside'"),
         ({"target": "best"}, "'best' is no target"),
         ({"target": torch.zeros(120)}, "one target a row"),
