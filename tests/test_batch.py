@@ -480,6 +480,9 @@ def test_an_explainer_keeps_its_baseline(model: Voices, rows: Path, tmp_path: Pa
         dasp.batch.explain(dasp.Explainer(model), rows, tmp_path / "out", baseline=0.0)
     with pytest.raises(dasp.InputError, match="no PerRow"):
         run(dasp.Explainer(model, dasp.PerRow(torch.zeros(120, FEATURES))), rows, tmp_path / "out")
+    with pytest.raises(dasp.InputError, match=r"keep= is a file for one batch .*keep=None"):
+        run(dasp.Explainer(model, method=dasp.Refine(keep=tmp_path / "kept")), rows, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 # --- bad rows

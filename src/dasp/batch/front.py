@@ -262,6 +262,11 @@ def _explainer(explainer: Any, model: Model, baseline: Any, source: Source, dtyp
             raise InputError(
                 "baseline: a data set needs one baseline for all rows, or a background, of its one input; no PerRow or tuple."
             )
+        if getattr(explainer.method, "keep", None) is not None:
+            raise InputError(
+                "method: keep= is a file for one batch of rows, and a data set has many. Leave it out, "
+                "dataclasses.replace(method, keep=None): parts that are finished are kept here."
+            )
         return explainer
     found: Any = 0.0 if baseline is None else baseline
     if isinstance(baseline, str):
