@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from dasp import tables
+from dasp.checks import checked_names
 from dasp.errors import DataFileError, InputError, MissingExtraError, OutputFileError
 from dasp.tables import TableWriter, read_baseline, read_rows, tensor_of, unique_names
 
@@ -70,6 +72,16 @@ def test_csv_npy_and_parquet_agree(tmp_path: Path) -> None:
 def test_a_bad_csv_is_named_with_its_row_and_column(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataFileError, match=message):
         read_rows(write(tmp_path / "rows.csv", text))
+
+
+def test_many_columns_are_looked_through_once(tmp_path: Path) -> None:
+    """Every name was compared with every other, in each file of a folder: 1.7 seconds for 8,000 columns."""
+    names = [f"feature {number}" for number in range(50_000)]
+    started = time.process_time()
+    assert tables.pick_columns(tmp_path / "rows.parquet", names, names) == tuple(names)
+    assert checked_names(names) == tuple(names)
+    assert time.process_time() - started < 5
+    assert tables.repeated("abcdefdc") == "d"
 
 
 def test_a_missing_column_lists_those_there_are(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -229,6 +229,12 @@ class TableWriter:
         self._temporary.unlink(missing_ok=True)
 
 
+def repeated(names: Iterable[str]) -> str | None:
+    """The first name that comes a second time, or None."""
+    seen: set[str] = set()
+    return next((name for name in names if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]
+
+
 def unique_names(names: Sequence[str], reserved: Sequence[str], source: str) -> tuple[str, ...]:
     """`names` as a tuple; `InputError` when one occurs twice or is the name of a column written beside the players."""
     seen = set(reserved)
@@ -370,19 +376,18 @@ def _read_parquet(path: Path, columns: list[str] | None) -> Rows:
 
 def pick_columns(path: Path, header: Sequence[str], columns: list[str] | None) -> tuple[str, ...]:
     """The columns asked for, after checking that the header is one."""
-    doubled = sorted({name for name in header if list(header).count(name) > 1})
-    if doubled:
-        raise DataFileError(f"{path}: column {doubled[0]!r} occurs twice; rename one.")
+    if (doubled := repeated(header)) is not None:
+        raise DataFileError(f"{path}: column {doubled!r} occurs twice; rename one.")
     if path.suffix.lower() == ".csv" and header and all(is_number(name.strip()) for name in header):
         raise DataFileError(f"{path}: the first line holds only numbers; a line of column names is needed.")
     if columns is None:
         return tuple(header)
-    again = [name for index, name in enumerate(columns) if name in columns[:index]]
-    if again:
-        raise DataFileError(f"{path}: column {again[0]!r} is asked for twice; name each column once.")
-    missing = [name for name in columns if name not in header]
-    if missing:
-        raise DataFileError(f"{path}: no column {missing[0]!r}; it has {', '.join(header)}.")
+    if (again := repeated(columns)) is not None:
+        raise DataFileError(f"{path}: column {again!r} is asked for twice; name each column once.")
+    known = set(header)
+    missing = next((name for name in columns if name not in known), None)
+    if missing is not None:
+        raise DataFileError(f"{path}: no column {missing!r}; it has {', '.join(header)}.")
     return tuple(columns)
 
 
