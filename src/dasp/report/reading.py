@@ -96,13 +96,13 @@ class Attributions:
             files = (path,)
         else:
             raise DataFileError(f"{path}: no such file or folder. {_NEXT}")
-        heads = [_head(file) for file in files if not _refuse_link(path, file)]
-        layout = Layout.of(files[0], heads[0][0])
-        found = cls(path, layout, heads[0][1], _files=files)
-        for file, (header, about) in zip(files, heads, strict=True):
-            if header != heads[0][0]:
+        first, settings = _head(path, files[0])
+        found = cls(path, Layout.of(files[0], first), settings, _files=files)
+        for file in files:  # one head at a time: there may be many, and wide
+            header, about = _head(path, file)
+            if header != first:
                 raise DataFileError(f"{file}: has other columns than {files[0].name}; a folder holds one run. Name one file.")
-            if about.get("run") != heads[0][1].get("run"):
+            if about.get("run") != settings.get("run"):
                 raise DataFileError(f"{file}: is of another run than {files[0].name}; a folder holds one. Name one file.")
             part = about.get("part")
             if isinstance(part, dict) and isinstance(part.get("part"), int):
@@ -131,14 +131,10 @@ class Attributions:
                     yield Block(values, errors, columns)
 
 
-def _refuse_link(path: Path, file: Path) -> bool:
+def _head(path: Path, file: Path) -> tuple[list[str], dict[str, Any]]:
+    """Column names and metadata of a file, which is no link unless it was named itself."""
     if path != file and file.is_symlink():
         raise DataFileError(f"{file}: is a link, and those are not followed. Copy there what it leads to, or name its target.")
-    return False
-
-
-def _head(file: Path) -> tuple[list[str], dict[str, Any]]:
-    """Column names and metadata of a file."""
     if file.suffix.lower() == ".csv":
         with _csv(file) as opened:
             return list(opened.schema.names), {}
