@@ -6,7 +6,7 @@ import dataclasses
 import io
 from collections.abc import Callable
 from html.parser import HTMLParser
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import matplotlib as mpl
 import numpy as np
@@ -133,6 +133,15 @@ def test_long_names_leave_room(length: int) -> None:
     check_whole(ax, least=0.2)
     assert ax.get_window_extent().width / ax.figure.dpi > 3 * 0.4  # inches of three cells
     assert sorted(text.get_text() for text in ax.texts) == ["-6", "0", "0", "0", "0", "2"]
+
+
+def test_titles_of_classes_do_not_run_into_each_other() -> None:
+    panels = plots.image_per_class(of_image(), names=["a class with a long name of its own", "$another$" * 8, "c"])
+    panels[0].figure.canvas.draw()
+    boxes = [panel.title.get_window_extent() for panel in panels]
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+    assert boxes[0].x0 > 0
+    assert panels[0].get_title() == "a class with a long\nname of its own: 6"
 
 
 def contrast(one: float, other: float) -> float:

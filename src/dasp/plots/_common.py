@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -184,6 +185,11 @@ def shortened(names: Sequence[str]) -> list[str]:
         short if known[short] == 1 or len(name) <= LONGEST else f"{short} ({place})"
         for place, (name, short) in enumerate(zip(names, once, strict=True))
     ]
+
+
+def wrapped(text: str, letters: int) -> str:
+    """`plain` text in lines of at most so many letters."""
+    return "\n".join(plain(line) for line in textwrap.wrap(text, letters)) or " "
 
 
 def _cut(text: str) -> str:
