@@ -415,6 +415,16 @@ def test_a_folder_of_something_else_is_refused(model: Voices, rows: Path, voices
         run(model, tmp_path / "out", tmp_path / "out" / "values")
 
 
+def test_parts_stand_in_order_however_many_they_are(tmp_path: Path) -> None:
+    """Readers of a folder go by names."""
+    for parts, first in ((100_000, "part-00009.parquet"), (100_001, "part-000009.parquet")):
+        some = folder.Folder(tmp_path / str(parts), {}, parts)
+        names = [some.part(number).name for number in (9, 10, 99_999, parts - 1)]
+        some.close()
+        assert names[0] == first
+        assert names == sorted(names)
+
+
 def test_a_second_run_waits_its_turn(model: Voices, rows: Path, tmp_path: Path) -> None:
     first = folder.Folder(tmp_path / "out", {})
     with pytest.raises(dasp.OutputFileError, match="another run is writing there"):
@@ -449,6 +459,7 @@ def test_a_lock_on_a_file_that_the_run_before_removed_is_taken_again(tmp_path: P
         ({"batch": 0}, "batch: expected a whole number above 0"),
         ({"audit": True}, "audit: expected"),
         ({"engine": "spark"}, "engine: expected 'local' or 'ray'"),
+        ({"engine": "ray", "gpus": -1}, "gpus: expected a number from 0 on"),
         ({"on_error": "skip"}, "on_error: expected 'stop' or 'set-aside'"),
         ({"target": "best"}, "'best' is no target"),
         ({"target": torch.zeros(120)}, "one target a row"),
@@ -469,6 +480,9 @@ def test_an_explainer_keeps_its_baseline(model: Voices, rows: Path, tmp_path: Pa
         dasp.batch.explain(dasp.Explainer(model), rows, tmp_path / "out", baseline=0.0)
     with pytest.raises(dasp.InputError, match="no PerRow"):
         run(dasp.Explainer(model, dasp.PerRow(torch.zeros(120, FEATURES))), rows, tmp_path / "out")
+    with pytest.raises(dasp.InputError, match=r"keep= is a file for one batch .*keep=None"):
+        run(dasp.Explainer(model, method=dasp.Refine(keep=tmp_path / "kept")), rows, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 # --- bad rows
@@ -693,16 +707,16 @@ def test_many_files_are_not_open_at_once(tmp_path: Path) -> None:
 def fuzzed(seed: int) -> tuple[str, list[list[str]]]:
     """The text of a table, and its cells."""
     chance = np.random.default_rng(seed)
-    end = "\r\n" if seed % 2 else "\n"
+    end = ("\n", "\r\n", "\r")[seed % 3]
     rows, text = [], f"a,b,c{end}"
     for number in range(int(chance.integers(1, 60))):
         note = chance.choice(["x", '"quoted, with comma"', '"two\nlines"', '"a ""word"""', ""])
         rows.append([str(number), f"{number / 8}"])
         text += f"{number},{note},{number / 8}{end}" + end * int(chance.integers(0, 3) == 0)
-    return (text if seed % 3 else text.rstrip("\r\n")), rows
+    return (text if seed % 4 else text.rstrip("\r\n")), rows
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(36))
 def test_csv_rows_are_found_again_wherever_they_begin(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delimited, "BLOCK", 1 + 3 * seed)
     monkeypatch.setattr(delimited, "STEP", 1 + seed % 7)
@@ -727,9 +741,30 @@ def test_a_stray_quotation_mark_is_named(cells: str, later: Any, tmp_path: Path)
         open_source(tmp_path / "rows.csv", columns=["a"]).read(0, 1200)
 
 
-def test_lines_that_end_in_returns_alone_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").write_bytes(b"a,b\r1,2\r3,4\r")
-    with pytest.raises(dasp.DataFileError, match=r"its lines end in \\r alone"):
+def test_lines_that_end_in_returns_alone_are_lines(tmp_path: Path) -> None:
+    """As old Macs and some exports write them; one file takes them in the same way."""
+    (tmp_path / "rows.csv").write_bytes(b'a,b,note\r1,2,"x\ry"\r3,oh,z\r\r5,6,z')
+    source = open_source(tmp_path / "rows.csv", columns=["b", "a"])
+    chunk = source.read(0, 3)
+    assert (len(source), chunk.bad) == (3, {1: "column 'b' is 'oh', which is not a number"})
+    assert chunk.values[[0, 2]].tolist() == [[2.0, 1.0], [6.0, 5.0]]
+    (tmp_path / "rows.csv").write_bytes(b'a,b\r1,2\r3,"4"\r5,6"7\r')
+    with pytest.raises(dasp.DataFileError, match="line 4 holds a quotation mark"):
+        open_source(tmp_path / "rows.csv")
+
+
+def test_column_names_may_take_more_than_the_first_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"feature {number}" if number else '"a, ""quoted""\nname"' for number in range(2000)]
+    for end in ("\n", "\r\n", "\r"):
+        (tmp_path / "rows.csv").write_bytes(f"{end}{','.join(names)}{end}{','.join(['3'] * 2000)}{end}".encode())
+        for head in (1, 9, 2**10, 2**18):
+            monkeypatch.setattr(delimited, "HEAD", head)
+            source = open_source(tmp_path / "rows.csv")
+            assert source.names is not None
+            assert (len(source.names), source.names[0], source.names[-1]) == (2000, 'a, "quoted"\nname', "feature 1999")
+            assert source.read(0, 1).values.sum() == 6000
+    (tmp_path / "rows.csv").write_bytes(b"")
+    with pytest.raises(dasp.DataFileError, match=r"not a table|holds no rows"):
         open_source(tmp_path / "rows.csv")
 
 

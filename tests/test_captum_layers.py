@@ -160,18 +160,29 @@ def test_layers_against_a_background(mlp: nn.Module, rows: Tensor) -> None:
         LayerExact(lambda x, y: mlp(x + y), mlp[1], background=True).attribute(rows, data, 1, rows)
 
 
+def test_masks_of_activations_may_differ_by_row(mlp: nn.Module, rows: Tensor) -> None:
+    groups = torch.stack([torch.arange(64) // 16, torch.arange(64) // 32, torch.arange(64) // 16, torch.arange(64) % 3])
+    method = LayerExact(mlp, mlp[1])
+    values, delta = method.attribute(rows, 0.5, [0, 1, 2, 1], feature_mask=groups, return_convergence_delta=True)
+    for i, target in enumerate((0, 1, 2, 1)):
+        alone = method.attribute(rows[i : i + 1], 0.5, target, feature_mask=groups[i])
+        torch.testing.assert_close(values[i : i + 1], alone, atol=1e-5, rtol=1e-4)
+    assert delta.abs().max() < 1e-4
+
+
 class Odd(nn.Module):
     """Layers that cannot be explained."""
 
     def __init__(self) -> None:
         super().__init__()
         self.twice, self.never, self.last = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 1)
-        self.lstm, self.turned = nn.LSTM(4, 4, batch_first=True), nn.Identity()
+        self.lstm, self.gru = nn.LSTM(4, 4, batch_first=True), nn.GRU(4, 4, batch_first=True)
+        self.turned, self.seen = nn.Identity(), nn.Identity()
 
     def forward(self, x: Tensor) -> Any:
         h = self.twice(torch.relu(self.twice(x))).unsqueeze(1).expand(-1, len(x) * 0 + 3, -1)
         h = self.turned(h.transpose(0, 1)).transpose(0, 1)
-        return self.last(self.lstm(h)[0][:, -1])
+        return self.last(self.seen(self.gru(self.lstm(h)[0])[0])[:, -1])
 
 
 def test_layers_that_cannot_be_explained_are_refused() -> None:
@@ -179,11 +190,14 @@ def test_layers_that_cannot_be_explained_are_refused() -> None:
     for layer, said in (
         (model.twice, "called 2 times"),
         (model.never, "is not called"),
-        (model.lstm, "LSTM gives tuple"),
+        (model.lstm, r"LSTM gives tuple.*through a torch\.nn\.Identity of the network"),
+        (model.gru, r"\(1, 3, 4\).*turns its steps, not its states.*through a torch\.nn\.Identity of the network"),
         (model.turned, "first axis must be the rows"),  # 3 steps, as many as rows
     ):
         with pytest.raises((dasp.InputError, dasp.InputTypeError), match=said):
             LayerExact(model, layer).attribute(torch.randn(3, 4))
     with pytest.raises(dasp.InputTypeError, match="layer: expected a module"):
         LayerExact(model, "last")  # type: ignore[arg-type]
+    steps = torch.arange(3).reshape(1, 3, 1)  # the way out that is named
+    assert LayerExact(model, model.seen).attribute(torch.randn(3, 4), feature_mask=steps).shape == (3, 3, 4)
     assert LayerExact(model, model.last).attribute(torch.randn(3, 4), attribute_to_layer_input=True).shape == (3, 4)

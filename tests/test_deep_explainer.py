@@ -170,6 +170,7 @@ def test_what_deep_explainers_do_not_take_is_refused(model: nn.Module, rows: Ten
         (lambda: DeepExplainer(model, rows[:0]), "at least one"),
         (lambda: DeepExplainer(model, [rows, rows[:3]]), "same number of rows"),
         (lambda: DeepExplainer(model, pandas.DataFrame({"a": ["x", "y"]})), "expected numbers"),
+        (lambda: DeepExplainer(model, pandas.DataFrame({"a": [1.0], "b": [True]})), r"object\. .*frame\.astype\('float32'\)"),
         (lambda: DeepExplainer(nn.Unflatten(1, (2, 3)), rows), "gives shape"),
         (lambda: DeepExplainer(model, rows, output_names=["a"]), "1 names for 3"),
         (lambda: ours.shap_values([rows]), "X: expected rows"),

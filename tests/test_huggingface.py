@@ -392,6 +392,15 @@ def test_wrong_inputs(tokenizer: Any) -> None:
         explainer(TEXTS, 0, attention_mask=torch.ones(2, 10))
 
 
+@pytest.mark.parametrize(("name", "most"), [("bert", 40), ("roberta", 39)])
+def test_texts_beyond_the_positions_are_refused(name: str, most: int) -> None:
+    """RoBERTa counts its positions from behind that of padding, which is 0 here."""
+    explainer = TextExplainer(build(name), baseline=4, method=dasp.PermutationSampling(permutations=2))
+    assert explainer(torch.full((1, most), 5), 0).per_player.shape == (1, 1, most)
+    with pytest.raises(dasp.InputError, match=rf"{most + 1} tokens, .* takes {most} at most\. Cut it"):
+        explainer(torch.full((1, most + 1), 5), 0)
+
+
 def test_models_of_other_kinds_are_refused(tokenizer: Any) -> None:
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     vit = transformers.ViTForImageClassification(transformers.ViTConfig(**sizes, image_size=8, patch_size=4))

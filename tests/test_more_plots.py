@@ -6,7 +6,7 @@ import dataclasses
 import io
 from collections.abc import Callable
 from html.parser import HTMLParser
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import matplotlib as mpl
 import numpy as np
@@ -103,7 +103,7 @@ def test_lines_and_text_stand_out_from_the_page(name: str, style: str) -> None:
     assert 0.004 < off.mean() < 0.9
 
 
-def check_whole(ax: Axes) -> None:
+def check_whole(ax: Axes, *, least: float = 0.25) -> None:
     """Everything drawn lies within the figure, and the axes have room."""
     figure = ax.figure
     figure.canvas.draw()
@@ -111,7 +111,7 @@ def check_whole(ax: Axes) -> None:
     width, height = figure.get_size_inches()  # type: ignore[union-attr]
     assert -0.03 < box.x0 < box.x1 < width + 0.03
     assert -0.03 < box.y0 < box.y1 < height + 0.03
-    assert ax.get_window_extent().width > 0.25 * figure.bbox.width
+    assert ax.get_window_extent().width > least * figure.bbox.width
 
 
 @pytest.mark.parametrize("name", sorted(ALL))
@@ -126,8 +126,22 @@ def test_long_names_leave_room(length: int) -> None:
     for ax in (
         plots.bar(result, 0), plots.beeswarm(result), plots.waterfall(result), plots.heatmap(result), plots.compare(several, 0),
         plots.removal(several, Weighted(WEIGHTS[None])), plots.interaction_network(of_pairs(names), 0),
+        plots.interactions(of_pairs(names, pairs=[(0, 1), (2, 3)])), plots.time_series(of_series(), channels=names[:2]),
     ):  # fmt: skip
         check_whole(ax)
+    ax = plots.interactions(of_pairs(names), 0)
+    check_whole(ax, least=0.2)
+    assert ax.get_window_extent().width / ax.figure.dpi > 3 * 0.4  # inches of three cells
+    assert sorted(text.get_text() for text in ax.texts) == ["-6", "0", "0", "0", "0", "2"]
+
+
+def test_titles_of_classes_do_not_run_into_each_other() -> None:
+    panels = plots.image_per_class(of_image(), names=["a class with a long name of its own", "$another$" * 8, "c"])
+    panels[0].figure.canvas.draw()
+    boxes = [panel.title.get_window_extent() for panel in panels]
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+    assert boxes[0].x0 > 0
+    assert panels[0].get_title() == "a class with a long\nname of its own: 6"
 
 
 def contrast(one: float, other: float) -> float:
@@ -390,6 +404,13 @@ def test_long_names_stay_apart() -> None:
 # Errors --------------------------------------------------------------------------------------------------------------
 
 
+def with_a_gap(result: dasp.Attribution) -> dasp.Attribution:
+    """As the results of others may hold: an explainer refuses such inputs."""
+    held = result.inputs[0].clone()
+    held.view(-1)[3] = float("nan")
+    return dataclasses.replace(result, inputs=(held,))
+
+
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "no tokens": (lambda: plots.tokens(of_rows()), "no tokens: give their texts"),
     "too few texts": (lambda: plots.tokens(of_rows(), texts=["a"]), "1 texts for 4 players"),
@@ -400,6 +421,8 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "stretch": (lambda: plots.sequence(of_dna(), start=3, stop=3), "start 3, stop 3"),
     "a row of a heatmap": (lambda: plots.heatmap(explained(WEIGHTS[None], ROWS[:1])), "compares rows"),
     "no series": (lambda: plots.time_series(of_image(1)), r"this input has \(1, 2, 4\)"),
+    "gaps": (lambda: plots.time_series(with_a_gap(of_series())), "the points of row 0 hold NaN or infinity in 1 of 24"),
+    "pixels": (lambda: plots.image(with_a_gap(of_image(1))), "the pixels of row 0 hold NaN or infinity in 1 of 8"),
     "times": (lambda: plots.time_series(of_series(), times=[1.0, 2.0]), r"shape \(2,\), and the series has 12"),
     "back in time": (lambda: plots.time_series(of_series(), times=np.arange(12.0)[::-1]), "must increase"),
     "channels": (lambda: plots.time_series(of_series(), channels=["a"]), r"channels: expected 2 name"),

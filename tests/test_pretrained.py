@@ -243,6 +243,15 @@ def test_odd_settings_are_refused(kept: Path, settings: dict[str, Any], message:
         dasp.Explainer.from_pretrained(kept)(ROWS, 1)
 
 
+def test_a_method_within_a_method_without_end_is_refused(kept: Path) -> None:
+    method: dict[str, Any] = {"name": "Regression", "options": {}}
+    for _ in range(400):
+        method = {"name": "Regression", "options": {"prior": method}}
+    changed(kept, method=method)
+    with pytest.raises(dasp.DataFileError, match="not a whole explainer saved by dasp"):
+        dasp.Explainer.from_pretrained(kept)
+
+
 @pytest.mark.parametrize("text", ["", "[1]", '{"format"', "\udcff"])
 def test_a_config_that_is_none_is_refused(kept: Path, text: str) -> None:
     (kept / "config.json").write_bytes(text.encode(errors="surrogateescape"))

@@ -51,6 +51,16 @@ OPENED = """async () => {
 """Seconds from the start of loading to the painted table."""
 
 
+TOPS = """window.tops = [];
+const look = () => {
+  const row = document.querySelector("#table .tabulator-row"), top = row && row.getBoundingClientRect().top + scrollY;
+  if (row && window.tops.at(-1) !== top) window.tops.push(top);
+  requestAnimationFrame(look);
+};
+look();"""
+"""Notes where the first row was seen, from frame to frame."""
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as started:
@@ -215,6 +225,17 @@ def test_a_row_opens_by_click_with_its_numbers(hundred: Path, opened: Opener) ->
     steps = page.locator("#detail-body svg text.name").all_text_contents()
     assert len(steps) >= 11
     assert "8 others" in steps
+
+
+def test_rows_stay_where_they_appear(hundred: Path, browser: Any) -> None:
+    """Else a click that comes early falls beside its row: they were pushed down by 561 pixels once importance was drawn."""
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.add_init_script(TOPS)
+    page.goto(hundred.as_uri())
+    page.wait_for_selector("#importance svg")
+    page.wait_for_timeout(600)
+    assert len(page.evaluate("window.tops")) == 1
+    page.close()
 
 
 def test_everything_by_keyboard(hundred: Path, opened: Opener) -> None:

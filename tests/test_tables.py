@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from dasp import tables
+from dasp.checks import checked_names
 from dasp.errors import DataFileError, InputError, MissingExtraError, OutputFileError
 from dasp.tables import TableWriter, read_baseline, read_rows, tensor_of, unique_names
 
@@ -71,6 +74,16 @@ def test_a_bad_csv_is_named_with_its_row_and_column(tmp_path: Path, text: str, m
         read_rows(write(tmp_path / "rows.csv", text))
 
 
+def test_many_columns_are_looked_through_once(tmp_path: Path) -> None:
+    """Every name was compared with every other, in each file of a folder: 1.7 seconds for 8,000 columns."""
+    names = [f"feature {number}" for number in range(50_000)]
+    started = time.process_time()
+    assert tables.pick_columns(tmp_path / "rows.parquet", names, names) == tuple(names)
+    assert checked_names(names) == tuple(names)
+    assert time.process_time() - started < 5
+    assert tables.repeated("abcdefdc") == "d"
+
+
 def test_a_missing_column_lists_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(DataFileError, match="no column 'height'; it has age, dose, weight"):
         read_rows(write(tmp_path / "rows.csv", CSV), columns=["age", "height"])
@@ -79,6 +92,14 @@ def test_a_missing_column_lists_those_there_are(tmp_path: Path) -> None:
 def test_text_outside_the_chosen_columns_does_no_harm(tmp_path: Path) -> None:
     rows = read_rows(write(tmp_path / "rows.csv", "id,x\nalice,1\nbob,2\n"), columns=["x"])
     np.testing.assert_array_equal(rows.data, [[1], [2]])
+
+
+def test_lines_within_cells_of_other_columns_do_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a block of what is parsed at a time ends within such a cell."""
+    monkeypatch.setattr(tables, "_BLOCK", 256)
+    lines = [f'{row},"first line\nsecond, line {row}",{row / 2}' for row in range(200)]
+    rows = read_rows(write(tmp_path / "rows.csv", "\n".join(['x,"a\nnote",y', *lines])), columns=["y", "x"])
+    np.testing.assert_array_equal(rows.data, [[row / 2, row] for row in range(200)])
 
 
 def test_a_parquet_with_text_or_gaps_is_refused(tmp_path: Path) -> None:
@@ -243,8 +264,10 @@ def test_the_file_gets_the_usual_permissions(tmp_path: Path) -> None:
 def test_an_unwritable_output_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(OutputFileError, match="does not exist"):
         TableWriter(tmp_path / "nowhere" / "out.parquet")
-    with pytest.raises(OutputFileError, match="is a folder"):
+    with pytest.raises(OutputFileError, match=r"is a folder; name a \.parquet file, or end it in a slash"):
         TableWriter(tmp_path)
+    with pytest.raises(OutputFileError, match=r"only parquet is written; .*or in a slash to write parts"):
+        TableWriter(tmp_path / "values")
     write(tmp_path / "file", "")
     with pytest.raises(OutputFileError, match="does not exist"):
         TableWriter(tmp_path / "file" / "out.parquet")

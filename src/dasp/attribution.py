@@ -328,6 +328,16 @@ class Attribution:
             raise ValueError(f"values of shape {tuple(loaded.per_player.shape)} for {players.count} players")
         if not len(loaded.inputs) == len(loaded.baselines) == len(players.labels) > 0:
             raise ValueError("inputs, baselines and players do not go together")
+        ends = (loaded.output, loaded.gap)
+        if any(end.shape != loaded.base_value.shape for end in ends) or any(len(x) != rows for x in loaded.inputs):
+            raise ValueError(f"outputs, gaps or inputs are not those of {rows} rows")
+        lines = [line for line in (players.names, loaded.feature_names, *(loaded.tokens or ())) if line is not None]
+        named = all(len(line) == players.count and all(isinstance(name, str) for name in line) for line in lines)
+        if not named or (loaded.tokens is not None and len(loaded.tokens) != rows):
+            raise ValueError(f"names or tokens are not those of {players.count} players in {rows} rows")
+        owners = torch.cat([label.flatten() for label in players.labels])
+        if owners.dtype != torch.int64 or bool(((owners < 0) | (owners >= players.count)).any()):
+            raise ValueError(f"elements are owned by others than the {players.count} players")
         return loaded
 
     def _flat(self, values: Tensor | tuple[Tensor, ...]) -> Tensor:

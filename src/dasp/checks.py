@@ -15,6 +15,7 @@ from .errors import CompletenessWarning, DaspError, InputError, InputTypeError
 from .estimators import Estimator
 from .model import Model
 from .semivalues import Weighting
+from .tables import repeated
 
 WIDE_GAP = 0.1
 """Completeness gap, relative to the sum of magnitudes, that is worth a warning."""
@@ -83,7 +84,7 @@ def checked_names(names: Sequence[str]) -> tuple[str, ...]:
     if isinstance(names, str) or not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
         raise InputTypeError("feature_names: expected a sequence of strings, one per player.")
     names = tuple(names)
-    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    twice = repeated(names)
     if twice is not None:
         raise InputError(f"feature_names: {twice!r} comes twice. Names must differ.")
     taken = next((name for name in names if name in RESERVED), None)

@@ -200,8 +200,11 @@ class TextExplainer:
         """
         ids, mask, types = self._encoded(texts, attention_mask, token_type_ids)
         most = getattr(self._scores.model.config, "max_position_embeddings", None)
-        if isinstance(most, int) and ids.shape[1] > most:
-            raise InputError(f"texts: {ids.shape[1]} tokens, and {type(self._scores.model).__name__} takes {most} at most.")
+        taken = 0 if self._scores.padding is None else self._scores.padding + 1  # by padding, and positions before it
+        if isinstance(most, int) and ids.shape[1] > most - taken:
+            raise InputError(
+                f"texts: {ids.shape[1]} tokens, and {type(self._scores.model).__name__} takes {most - taken} at most. Cut it."
+            )
         at = self._position(mask, position)
         special = self._special(ids) | (mask == 0)
         absent = torch.full_like(ids, self.baseline).where(~special, ids)

@@ -16,6 +16,8 @@ from .errors import DaspError, InputError, InputTypeError
 from .game import take_rows
 from .model import Model, evaluating
 
+_ALONE = "let one tensor of it go through a torch.nn.Identity of the network, as self.seen(output), and choose that"
+
 
 def as_module(function: Any, arguments: Sequence[Any], known: nn.Module | None = None) -> nn.Module:
     """The network that a callable stands for: a module itself, or a module that calls the function.
@@ -129,7 +131,8 @@ class Layers:
                 if not a.ndim or a.shape[0] != rows or b.shape[0] != rows + 1:
                     raise InputError(
                         f"layer: {type(layer).__name__} {self._verb} a tensor of shape {tuple(a.shape)} for {rows} row(s). Its "
-                        "first axis must be the rows; choose a layer where it is, or batch_first=True."
+                        "first axis must be the rows; choose a layer where it is (batch_first=True of an LSTM or GRU turns its "
+                        f"steps, not its states), or {_ALONE}."
                     )
         return found
 
@@ -159,7 +162,8 @@ class Layers:
         if bad is not None or not parts:
             raise InputTypeError(
                 f"layer: {name} {self._verb} {type(calls[0] if bad is None else bad).__name__}, and values are found for "
-                f"tensors or tuples of them. Choose a layer before or behind it{'' if self.at_input else ', or its input'}."
+                f"tensors or tuples of them. Choose a layer before or behind it{'' if self.at_input else ', or its input'}; or "
+                f"{_ALONE}."
             )
         return parts
 

@@ -144,7 +144,7 @@ class Pretrained:
             }
             make: Callable[..., Self] = cls
             return make(model, _baseline_in(about["baseline"], tensors, device), **options)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError, SafetensorError, OSError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError, SafetensorError, OSError) as error:
             if isinstance(error, DaspError):
                 raise
             reason = f"{type(error).__name__}: {error}"

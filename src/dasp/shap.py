@@ -187,7 +187,10 @@ class DeepExplainer:
             if not isinstance(part, Tensor):
                 array = np.asarray(part)
                 if array.dtype.kind not in "fiub":
-                    raise InputTypeError(f"{name}: expected numbers, got {type(part).__name__} of {array.dtype}.")
+                    raise InputTypeError(
+                        f"{name}: expected numbers, got {type(part).__name__} of {array.dtype}. Where a frame's columns are of "
+                        "several kinds give frame.astype('float32')."
+                    )
                 part = torch.tensor(np.ascontiguousarray(array))
                 part = part.to(self._model.dtype) if part.is_floating_point() else part
             if part.ndim < 2 or not len(part):

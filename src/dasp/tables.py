@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,7 @@ Array = npt.NDArray[Any]
 LARGEST_WHOLE = 2**53 - 1
 """Up to here a double stands for one whole number only."""
 _CHUNK = 4096  # rows read at a time, so that a memory-mapped file may be larger than memory
+_BLOCK = 2**24  # bytes of a csv file parsed at a time; a line must fit
 
 
 class Described(Protocol):
@@ -169,12 +170,14 @@ class TableWriter:
         self._parquet = pyarrow_module("pyarrow.parquet")
         self._writer: Any = None
         if os.path.isdir(self.path):
-            raise OutputFileError(f"{self.path}: is a folder; give the name of a .parquet file.")
+            raise OutputFileError(f"{self.path}: is a folder; name a .parquet file, or end it in a slash to write parts there.")
         for read in spare:
             if read is not None and os.path.exists(read) and self.path.exists() and self.path.samefile(read):
                 raise OutputFileError(f"{self.path}: is read from ({read}) and would be lost; name another file.")
         if self.path.suffix.lower() != ".parquet":
-            raise OutputFileError(f"{self.path}: only parquet is written; give a name that ends in .parquet.")
+            raise OutputFileError(
+                f"{self.path}: only parquet is written; give a name that ends in .parquet, or in a slash to write parts."
+            )
         folder = self.path.parent
         if not os.path.isdir(folder):
             raise OutputFileError(f"{self.path}: the folder {folder} does not exist; make it first.")
@@ -224,6 +227,12 @@ class TableWriter:
         with contextlib.suppress(OSError):
             self._file.close()
         self._temporary.unlink(missing_ok=True)
+
+
+def repeated(names: Iterable[str]) -> str | None:
+    """The first name that comes a second time, or None."""
+    seen: set[str] = set()
+    return next((name for name in names if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]
 
 
 def unique_names(names: Sequence[str], reserved: Sequence[str], source: str) -> tuple[str, ...]:
@@ -296,16 +305,17 @@ def _read_npy(path: Path, columns: list[str] | None) -> Rows:
 def _read_csv(path: Path, columns: list[str] | None) -> Rows:
     pyarrow, csv = pyarrow_module("pyarrow"), pyarrow_module("pyarrow.csv")
     # Everything is read as text and converted here, so that a bad cell can be named.
+    block = csv.ReadOptions(block_size=_BLOCK)
     try:
-        with csv.open_csv(path) as head:
+        with csv.open_csv(path, read_options=block, parse_options=csv.ParseOptions(newlines_in_values=True)) as head:
             header = head.schema.names
         names = pick_columns(path, header, columns)
         as_text = csv.ConvertOptions(
             strings_can_be_null=False, column_types=dict.fromkeys(names, pyarrow.string()), include_columns=names
         )
         # In a file of one column an empty line is an empty cell, to be reported and not passed over.
-        lines = csv.ParseOptions(ignore_empty_lines=len(header) > 1)
-        table = csv.read_csv(path, convert_options=as_text, parse_options=lines)
+        lines = csv.ParseOptions(ignore_empty_lines=len(header) > 1, newlines_in_values=True)
+        table = csv.read_csv(path, read_options=block, convert_options=as_text, parse_options=lines)
     except UnicodeDecodeError as error:
         raise DataFileError(f"{path}: the column names are not UTF-8 text ({error}); save the file as UTF-8.") from error
     except (pyarrow.ArrowException, OSError) as error:
@@ -366,19 +376,18 @@ def _read_parquet(path: Path, columns: list[str] | None) -> Rows:
 
 def pick_columns(path: Path, header: Sequence[str], columns: list[str] | None) -> tuple[str, ...]:
     """The columns asked for, after checking that the header is one."""
-    doubled = sorted({name for name in header if list(header).count(name) > 1})
-    if doubled:
-        raise DataFileError(f"{path}: column {doubled[0]!r} occurs twice; rename one.")
+    if (doubled := repeated(header)) is not None:
+        raise DataFileError(f"{path}: column {doubled!r} occurs twice; rename one.")
     if path.suffix.lower() == ".csv" and header and all(is_number(name.strip()) for name in header):
         raise DataFileError(f"{path}: the first line holds only numbers; a line of column names is needed.")
     if columns is None:
         return tuple(header)
-    again = [name for index, name in enumerate(columns) if name in columns[:index]]
-    if again:
-        raise DataFileError(f"{path}: column {again[0]!r} is asked for twice; name each column once.")
-    missing = [name for name in columns if name not in header]
-    if missing:
-        raise DataFileError(f"{path}: no column {missing[0]!r}; it has {', '.join(header)}.")
+    if (again := repeated(columns)) is not None:
+        raise DataFileError(f"{path}: column {again!r} is asked for twice; name each column once.")
+    known = set(header)
+    missing = next((name for name in columns if name not in known), None)
+    if missing is not None:
+        raise DataFileError(f"{path}: no column {missing!r}; it has {', '.join(header)}.")
     return tuple(columns)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import DataFileError
 from ..tables import Array, is_number, pick_columns, pyarrow_module
@@ -16,13 +17,14 @@ from .source import Chunk, OneFile
 STEP = 1024
 """Rows that are parsed at a time."""
 BLOCK = 2**20
-HEAD = 2**18
-"""Bytes that the line of column names is looked for in."""
+HEAD, LONGEST_HEAD = 2**18, 2**26
+"""Bytes that the line of column names is looked for in first, and at most."""
 NEWLINE, RETURN, QUOTE = 10, 13, 34
+LINE_END = re.compile(rb"\r\n?|\n")
 
 
 class CsvFile(OneFile):
-    """A table of comma-separated values with a line of column names; quoted cells may hold line ends.
+    """Comma-separated values with a line of column names. Lines end in \\n, \\r\\n or \\r; quoted cells may hold these.
 
     One pass over the bytes counts the rows and notes where every `STEP`th begins. Lines without anything are passed over,
     except in a table of one column, where they are an empty cell.
@@ -34,8 +36,6 @@ class CsvFile(OneFile):
         self.names = pick_columns(path, self._header, columns)
         self.shape = (len(self.names),)
         self._offsets, self._rows = _index(path, skip_empty=len(self._header) > 1)
-        if not self._rows and _ends_in_returns(path):
-            raise DataFileError(f"{path}: its lines end in \\r alone. Save it with \\n or \\r\\n as line ends.")
         self._kept: tuple[int, Chunk] | None = None
 
     def __len__(self) -> int:
@@ -101,7 +101,7 @@ class CsvFile(OneFile):
         if read + len(bad) != rows:
             raise _stray(self.path) or DataFileError(
                 f"{self.path}: {read + len(bad)} rows where {rows} lines stand, from row {block * STEP + 1} on. Save it with "
-                "one row a line and \\n or \\r\\n as line ends; quotation marks in cells must be doubled, and the cells quoted."
+                "one row a line; quotation marks in cells must be doubled, and the cells quoted."
             )
         values = np.zeros((rows, *self.shape))
         kept = np.array([row for row in range(rows) if row not in bad], dtype=np.int64)
@@ -119,8 +119,11 @@ def _header(path: Path) -> list[str]:
     try:
         with open(path, "rb") as file:
             data = file.read(HEAD)
+            while not _ends(data.lstrip(b"\r\n"))[0].any() and len(data) < LONGEST_HEAD and (more := file.read(len(data))):
+                data += more
         lenient = csv.ParseOptions(newlines_in_values=True, invalid_row_handler=lambda row: "skip")
-        with csv.open_csv(pyarrow.BufferReader(data), parse_options=lenient) as head:
+        whole = csv.ReadOptions(block_size=len(data) + 1)
+        with csv.open_csv(pyarrow.BufferReader(data), read_options=whole, parse_options=lenient) as head:
             names: list[str] = head.schema.names
     except UnicodeDecodeError as error:
         raise DataFileError(f"{path}: the column names are not UTF-8 text ({error}); save the file as UTF-8.") from error
@@ -152,12 +155,10 @@ def _index(path: Path, *, skip_empty: bool) -> tuple[Array, int]:
     count, header, base, start, quoted, before = 0, True, 0, 0, False, 0
     with open(path, "rb") as file:
         while data := file.read(BLOCK):
+            while data[-1] == RETURN and (more := file.read(1)):  # what follows says whether it ends the line
+                data += more
             block = np.frombuffer(data, dtype=np.uint8)
-            ends = block == NEWLINE
-            if quoted or QUOTE in data:
-                inside = (np.cumsum(block == QUOTE) + quoted) % 2 == 1
-                ends &= ~inside
-                quoted = bool(inside[-1])
+            ends, quoted = _ends(data, quoted)
             last = np.flatnonzero(ends)
             first = np.concatenate([[start - base], last[:-1] + 1]) if len(last) else last
             length = last - first
@@ -182,9 +183,17 @@ def _index(path: Path, *, skip_empty: bool) -> tuple[Array, int]:
     return np.array([*starts, base], dtype=np.int64), count
 
 
-def _ends_in_returns(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return re.search(rb"\r(?!\n)", file.read(HEAD)) is not None
+def _ends(data: bytes, quoted: bool = False) -> tuple[npt.NDArray[np.bool_], bool]:
+    """Where lines end, outside of quoted cells, (bytes,); and whether the last byte is in one, as that before the first was."""
+    block = np.frombuffer(data, dtype=np.uint8)
+    ends = block == NEWLINE
+    if RETURN in data:
+        ends |= (block == RETURN) & (np.append(block[1:], 0) != NEWLINE)
+    if quoted or QUOTE in data:
+        inside = (np.cumsum(block == QUOTE) + quoted) % 2 == 1
+        ends &= ~inside
+        quoted = bool(inside[-1])
+    return ends, quoted
 
 
 def _stray(path: Path) -> DataFileError | None:
@@ -206,10 +215,7 @@ def _stray(path: Path) -> DataFileError | None:
             at = data.find(b'"', at + 1)
         if begun < 0:
             return None
-        line, left = 1, begun
-        while left > 0:
-            line += data.read(min(BLOCK, left)).count(b"\n")
-            left -= BLOCK
+        line = 1 + sum(1 for _ in LINE_END.finditer(data, 0, begun))
     return DataFileError(
         f"{path}: line {line} holds a quotation mark that does not quote a whole cell. Remove it; or, where it belongs to the "
         "cell, double it and quote the cell."

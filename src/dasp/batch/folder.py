@@ -68,13 +68,15 @@ class Folder:
     Args:
         path: made if it does not exist; its parent must.
         run: settings that all parts of a run share.
+        parts: how many parts the run has; their names are as long as that needs, so that readers find them in order.
 
     Raises:
         OutputFileError: it cannot be written, another run is writing there, or it holds anything but parts of this run.
     """
 
-    def __init__(self, path: str | os.PathLike[str], run: dict[str, Any]) -> None:
+    def __init__(self, path: str | os.PathLike[str], run: dict[str, Any], parts: int = 1) -> None:
         self.path, self.run = Path(path), run
+        self._digits = max(5, len(str(parts - 1)))
         if not self.path.parent.is_dir():
             raise OutputFileError(f"{self.path}: the folder {self.path.parent} does not exist; make it first.")
         if self.path.exists() and not self.path.is_dir():
@@ -107,7 +109,7 @@ class Folder:
 
     def part(self, number: int) -> Path:
         """Where a part is, or will be."""
-        return self.path / f"part-{number:05d}.parquet"
+        return self.path / f"part-{number:0{self._digits}d}.parquet"
 
     @contextlib.contextmanager
     def writing(self, number: int) -> Iterator[Part]:

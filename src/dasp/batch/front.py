@@ -68,6 +68,22 @@ class Summary:
     missed: int
     seconds: float
 
+    @classmethod
+    def of(cls, folder: Folder, plan: Plan, *, resumed: int, shapley: bool, seconds: float) -> Summary:
+        """What stands in `folder`; whether values are Shapley's says whether a gap is an error."""
+        found = folder.done.values()
+        return cls(
+            out=folder.path,
+            rows=sum(counts.rows for counts in found),
+            set_aside=sum(counts.set_aside for counts in found),
+            parts=plan.parts,
+            resumed=resumed,
+            wide_gaps=sum(counts.wide_gaps for counts in found) if shapley else 0,
+            largest_gap=max((counts.largest_gap for counts in found if counts.rows and shapley), default=math.nan),
+            missed=sum(counts.missed for counts in found),
+            seconds=seconds,
+        )
+
     def __str__(self) -> str:
         text = f"{self.rows} rows in {self.parts} part(s)"
         if self.resumed:
@@ -140,47 +156,23 @@ def explain(
     started = time.perf_counter()
     sizes = {"batch": batch, "part_rows": part_rows, "workers": workers, "chunk": chunk, "audit": audit}
     _check(sizes, engine, on_error, target)
+    if isinstance(gpus, bool) or not isinstance(gpus, int | float) or not 0 <= gpus < math.inf:
+        raise InputError(f"gpus: expected a number from 0 on, for each worker; got {gpus!r}.")
     if engine != "ray" and (address is not None or gpus):
         raise InputError("address and gpus are for engine='ray'; the local engine explains where the model is.")
     known = explainer.model if isinstance(explainer, Explainer) else explainer
     model = known if isinstance(known, Model) else Model(known)
-    if not isinstance(source, Source):
-        source = open_source(source, columns=columns, shape=_declared(model))
-    elif columns is not None:
-        raise InputError("columns: the source is open already; name them when it is opened.")
-    if source.path.is_dir() and Path(out).resolve().is_relative_to(source.path.resolve()):
-        raise InputError(f"out: {out} lies inside {source.path}, whose files are the data. Name a folder outside of it.")
+    source = _source(source, columns, model, Path(out))
     dtype = dtype or _dtype(model, source)
     explainer = _explainer(explainer, model, baseline, source, dtype, on_error)
     device = "cuda" if gpus else str((model.device or torch.device("cpu")).type)
     plan = _plan(explainer, source, dtype, target, on_error, batch, chunk, part_rows, audit, device)
-    folder = Folder(out, plan.run)
+    folder = Folder(out, plan.run, plan.parts)
+    resumed = len(folder.done)
     try:
-        todo = [part for part in range(plan.parts) if part not in folder.done]
-        resumed = plan.parts - len(todo)
-        ready = sum(len(plan.rows_of(part)) for part in folder.done)
-        show = None if progress is None else not progress
-        with tqdm(total=len(source), initial=ready, unit="row", disable=show, smoothing=0.05) as bar:
-            if not todo:
-                pass
-            elif engine == "ray":
-                run_on_ray(plan, explainer, folder, todo, bar.update, workers, address=address, gpus=gpus)
-            elif workers > 1:
-                run_beside(plan, explainer, folder, todo, bar.update, workers)
-            else:
-                run_here(plan, explainer, folder, todo, bar.update)
-        found = folder.done.values()
-        return Summary(
-            out=folder.path,
-            rows=sum(counts.rows for counts in found),
-            set_aside=sum(counts.set_aside for counts in found),
-            parts=plan.parts,
-            resumed=resumed,
-            wide_gaps=0 if explainer.semivalue else sum(counts.wide_gaps for counts in found),
-            largest_gap=max((c.largest_gap for c in found if c.rows and not explainer.semivalue), default=math.nan),
-            missed=sum(counts.missed for counts in found),
-            seconds=time.perf_counter() - started,
-        )
+        _work(plan, explainer, folder, engine=engine, workers=workers, address=address, gpus=gpus, progress=progress)
+        seconds = time.perf_counter() - started
+        return Summary.of(folder, plan, resumed=resumed, shapley=explainer.semivalue is None, seconds=seconds)
     except BaseException as stop:
         if not isinstance(stop, Exception):  # an interrupt or a signal
             stop.add_note(
@@ -189,6 +181,25 @@ def explain(
         raise
     finally:
         folder.close()
+
+
+def _work(
+    plan: Plan, explainer: Explainer, folder: Folder, *, engine: str, workers: int, address: str | None, gpus: float,
+    progress: bool | None,
+) -> None:  # fmt: skip
+    """Explain the parts that are not in the folder yet."""
+    todo = [part for part in range(plan.parts) if part not in folder.done]
+    ready = sum(len(plan.rows_of(part)) for part in folder.done)
+    show = None if progress is None else not progress
+    with tqdm(total=len(plan.source), initial=ready, unit="row", disable=show, smoothing=0.05) as bar:
+        if not todo:
+            return
+        if engine == "ray":
+            run_on_ray(plan, explainer, folder, todo, bar.update, workers, address=address, gpus=gpus)
+        elif workers > 1:
+            run_beside(plan, explainer, folder, todo, bar.update, workers)
+        else:
+            run_here(plan, explainer, folder, todo, bar.update)
 
 
 def mean(source: StrPath | Sequence[StrPath], *, columns: Sequence[str] | None = None, skip: bool = False) -> Any:
@@ -220,6 +231,16 @@ def _check(sizes: dict[str, int | None], engine: str, on_error: str, target: Any
         raise InputError(f"target: {target!r} is no target; give a number, a tuple, a list of these, or 'argmax'.")
 
 
+def _source(given: Any, columns: Sequence[str] | None, model: Model, out: Path) -> Source:
+    """The rows, opened, which do not lie around the output."""
+    if isinstance(given, Source) and columns is not None:
+        raise InputError("columns: the source is open already; name them when it is opened.")
+    source = given if isinstance(given, Source) else open_source(given, columns=columns, shape=_declared(model))
+    if source.path.is_dir() and out.resolve().is_relative_to(source.path.resolve()):
+        raise InputError(f"out: {out} lies inside {source.path}, whose files are the data. Name a folder outside of it.")
+    return source
+
+
 def _declared(model: Model) -> tuple[int, ...] | None:
     """The shape of a row, where the model says it."""
     if isinstance(model.source, ExportedProgram):
@@ -240,6 +261,11 @@ def _explainer(explainer: Any, model: Model, baseline: Any, source: Source, dtyp
         if isinstance(explainer.baseline, PerRow | tuple):
             raise InputError(
                 "baseline: a data set needs one baseline for all rows, or a background, of its one input; no PerRow or tuple."
+            )
+        if getattr(explainer.method, "keep", None) is not None:
+            raise InputError(
+                "method: keep= is a file for one batch of rows, and a data set has many. Leave it out, "
+                "dataclasses.replace(method, keep=None): parts that are finished are kept here."
             )
         return explainer
     found: Any = 0.0 if baseline is None else baseline

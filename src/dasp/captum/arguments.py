@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..background import PerRow
 from ..errors import InputError, InputTypeError
-from ..game import Players
+from ..game import Players, goes_along, take_rows
 from ..players import Layout
 
 Tensors = Tensor | tuple[Tensor, ...]
@@ -70,26 +72,71 @@ def flattened(attributions: Any) -> list[Tensor]:
     return [attributions]
 
 
-def players_of(mask: Mask, inputs: Sequence[Tensor]) -> Any:
-    """What an explainer takes for captum's `feature_mask`; `InputError` for other masks, or masks that differ by row."""
+def players_of(mask: Mask, inputs: Sequence[Tensor]) -> list[tuple[Tensor | None, Any]]:
+    """What an explainer takes for captum's `feature_mask`, for all rows (None); or, where masks differ by row, for some each.
+
+    Raises:
+        InputTypeError, InputError: something else than masks, or another number of them than of inputs.
+    """
     if mask is None or isinstance(mask, (Layout, Players)):
-        return mask
+        return [(None, mask)]
     masks = mask if isinstance(mask, tuple) else (mask,)
     if len(masks) != len(inputs):
         raise InputError(f"feature_mask: {len(masks)} for {len(inputs)} input(s). Give a tuple with one for each.")
-    made = []
+    made, by_row = [], []
     for one, x in zip(masks, inputs, strict=True):
         if not isinstance(one, Tensor):
             raise InputTypeError(f"feature_mask: expected a tensor of integers, got {type(one).__name__}.")
-        if one.ndim == x.ndim and len(one) == len(x) and len(x) > 1:
-            if bool((one != one[:1]).any()):
-                raise InputError(
-                    "feature_mask: its rows differ, and features are the same for all rows of a batch. Call attribute for "
-                    "the rows with each mask."
-                )
-            one = one[:1]
-        made.append(one.to(x.device))
-    return tuple(made)
+        one = one.to(x.device)
+        made.append(one)
+        by_row.append(one.ndim == x.ndim and len(one) == len(x) and len(x) > 1)
+    told = [one.flatten(1) for one, each in zip(made, by_row, strict=True) if each]
+    owner = torch.cat(told, 1).unique(dim=0, return_inverse=True)[1] if told else torch.zeros(1, dtype=torch.long)
+    groups = [(owner == group).nonzero()[:, 0] for group in range(int(owner.max()) + 1)]
+    return [
+        (
+            rows if len(groups) > 1 else None,
+            tuple(one[rows[:1]] if each else one for one, each in zip(made, by_row, strict=True)),
+        )
+        for rows in groups
+    ]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an explainer is asked: inputs, their baselines, further arguments, and a target, as it takes them."""
+
+    inputs: Tensors
+    baselines: tuple[Any, ...]
+    extra: tuple[Any, ...]
+    target: Any
+
+    def of(self, rows: Tensor) -> tuple[Tensor, Asked]:
+        """The same of some rows (R,) alone; and these rows, the last of them several times where a further argument that is
+        the same for every row would be taken to go along with R rows.
+        """
+        count = len(self.inputs[0] if isinstance(self.inputs, tuple) else self.inputs)
+        while any(goes_along(e, len(rows)) and not goes_along(e, count) for e in self.extra):
+            rows = torch.cat([rows, rows[-1:]])
+        inputs = tuple(x[rows] for x in self.inputs) if isinstance(self.inputs, tuple) else self.inputs[rows]
+        baselines = tuple(PerRow(b.rows[rows]) if isinstance(b, PerRow) and len(b.rows) > 1 else b for b in self.baselines)
+        target = self.target
+        if isinstance(target, Tensor | np.ndarray) and target.ndim:
+            if len(target) != count:
+                raise InputError(f"target: {len(target)} for {count} row(s). Give one for each row, or an int for all.")
+            target = torch.as_tensor(target)[rows.to(target.device if isinstance(target, Tensor) else "cpu")]
+        return rows, Asked(inputs, baselines, take_rows(self.extra, rows, count), target)
+
+
+def in_place(parts: Sequence[tuple[Tensor | None, Tensor]]) -> Tensor:
+    """Parts (R, ...) of some rows each as one tensor, (N, ...); a part of all rows (None) itself."""
+    rows, first = parts[0]
+    if rows is None:
+        return first
+    whole = first.new_empty(1 + max(int(index.max()) for index, _ in parts if index is not None), *first.shape[1:])
+    for index, part in parts:
+        whole[index] = part
+    return whole
 
 
 def chosen_target(target: Any, rows: int) -> Any:

@@ -21,7 +21,17 @@ from ..game import Game
 from ..model import Model
 from ..parts import as_module
 from ..semivalues import Weighting
-from .arguments import Mask, Tensors, baselines_for, checked_inputs, chosen_target, flattened, players_of
+from .arguments import (
+    Asked,
+    Mask,
+    Tensors,
+    baselines_for,
+    checked_inputs,
+    chosen_target,
+    flattened,
+    in_place,
+    players_of,
+)
 
 try:
     import captum.attr as attr
@@ -115,7 +125,8 @@ class Shapley(attr.Attribution):  # type: ignore[misc]
             additional_forward_args: further arguments of the network, one or a tuple, as for `dasp.Explainer`: a tensor with N
                 entries goes along with its row.
             feature_mask: integers of the inputs' shapes, or broadcastable to them; equal ones, in whichever input, are one
-                feature. They may leave numbers out. Or a layout from `dasp.players`. None makes every element a feature.
+                feature. They may leave numbers out, and differ by row, (N, *shape): rows of one mask are explained together.
+                Or a layout from `dasp.players`. None makes every element a feature.
             show_progress: show a progress bar.
             return_convergence_delta: give the delta too.
 
@@ -144,10 +155,17 @@ class Shapley(attr.Attribution):  # type: ignore[misc]
     ) -> Result:
         """What `attribute` rests on: the `dasp.Attribution`, with `audit()`, gap, base values and settings.
 
-        Arguments and errors as for `attribute`; so is `place`, which only layers have.
+        Arguments and errors as for `attribute`, but that a `feature_mask` may not differ by row; so is `place`, which only
+        layers have.
         """
         asked = (inputs, baselines, target, additional_forward_args, feature_mask)
-        return self._explained(self.method, *asked, progress=show_progress, **place)[0]
+        found, _ = self._explained(self.method, *asked, progress=show_progress, **place)
+        if len(found) > 1:
+            raise InputError(
+                "feature_mask: its rows differ, and an Attribution has the same features in all rows. Explain the rows of each "
+                "mask apart; attribute takes them together."
+            )
+        return found[0][1]
 
     def has_convergence_delta(self) -> bool:
         """True."""
@@ -181,27 +199,35 @@ class Shapley(attr.Attribution):  # type: ignore[misc]
             InputError: attributions of other shapes than the mask's; or as for `attribute`.
         """
         asked = (end_point, start_point, target, additional_forward_args, feature_mask)
-        ends, _ = self._explained(_Ends(), *asked, **place)
         parts = flattened(attributions)
-        labels = ends.players.labels
+        found, _ = self._explained(_Ends(), *asked, **place)
+        labels = found[0][1].players.labels
         if [tuple(part.shape[1:]) for part in parts] != [tuple(label.shape) for label in labels]:
             shapes = [tuple(part.shape) for part in parts]
             raise InputError(f"attributions: shapes {shapes} do not fit inputs of {[tuple(label.shape) for label in labels]}.")
-        values = ends.per_player[:, 0].clone()
-        for part, label in zip(parts, labels, strict=True):
-            values[:, label.flatten()] = part.detach().flatten(1).to(values)
-        return _delta(ends, values)
+        deltas = []
+        for rows, ends in found:
+            values = ends.per_player[:, 0].clone()
+            for part, label in zip(parts, ends.players.labels, strict=True):
+                values[:, label.flatten()] = (part if rows is None else part[rows]).detach().flatten(1).to(values)
+            deltas.append((rows, _delta(ends, values)))
+        return in_place(deltas)
 
     def _attributed(self, *asked: Any, progress: bool, delta: bool, **place: Any) -> Any:
-        result, network = self._explained(self.method, *asked, progress=progress, **place)
-        values = self._formed(result.as_input(), network)
-        return (values, _delta(result)) if delta else values
+        found, network = self._explained(self.method, *asked, progress=progress, **place)
+        parts = [(rows, result.as_input()) for rows, result in found]
+        if isinstance(parts[0][1], tuple):
+            values: Any = tuple(in_place([(rows, part[i]) for rows, part in parts]) for i in range(len(parts[0][1])))
+        else:
+            values = in_place(cast(list[tuple[Tensor | None, Tensor]], parts))
+        values = self._formed(values, network)
+        return (values, in_place([(rows, _delta(result)) for rows, result in found])) if delta else values
 
     def _explained(
         self, method: Estimator, inputs: Tensors, baselines: Any, target: Any, further_args: Any, mask: Mask,
         *, progress: bool = False, **place: Any,
-    ) -> tuple[Result, nn.Module]:  # fmt: skip
-        """An explanation, and the network that was explained."""
+    ) -> tuple[list[tuple[Tensor | None, Result]], nn.Module]:  # fmt: skip
+        """For the rows of each mask, mostly one for all (None), an explanation; and the network that was explained."""
         parts, extra = checked_inputs(inputs), further(further_args)
         network = as_module(self.forward_func, (*parts, *extra), self._network)
         if network is not self._network:
@@ -211,10 +237,13 @@ class Shapley(attr.Attribution):  # type: ignore[misc]
         given = parts if isinstance(inputs, tuple) else parts[0]
         network, given, stand_ins, extra = self._game(network, given, asked, extra, **place)
         explainer = self._explainer(network, method)
-        explainer.baseline = stand_ins
-        explainer.players = players_of(mask, given if isinstance(given, tuple) else (given,))
-        chosen = chosen_target(target, len(parts[0]))
-        return explainer(given, chosen, additional_forward_args=extra, progress=progress), network
+        whole = Asked(given, stand_ins, extra, chosen_target(target, len(parts[0])))
+        found: list[tuple[Tensor | None, Result]] = []
+        for some, players in players_of(mask, given if isinstance(given, tuple) else (given,)):
+            rows, now = (None, whole) if some is None else whole.of(some)
+            explainer.baseline, explainer.players = now.baselines, players
+            found.append((rows, explainer(now.inputs, now.target, additional_forward_args=now.extra, progress=progress)))
+        return found, network
 
     def _game(
         self, network: nn.Module, inputs: Tensors, baselines: tuple[Any, ...], extra: tuple[Any, ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -186,6 +187,11 @@ def shortened(names: Sequence[str]) -> list[str]:
     ]
 
 
+def wrapped(text: str, letters: int) -> str:
+    """`plain` text in lines of at most so many letters."""
+    return "\n".join(plain(line) for line in textwrap.wrap(text, letters)) or " "
+
+
 def _cut(text: str) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
@@ -201,7 +207,12 @@ def _as_text(text: str) -> str:
 
 def width(names: Iterable[str]) -> float:
     """Inches of a new figure that has these names beside its axes."""
-    return max(6.4, 4.4 + 0.08 * max(map(len, names)))
+    return 6.4 + longer(names)
+
+
+def longer(names: Iterable[str]) -> float:
+    """Inches that the longest of these names takes beyond 25 letters, for which a figure has room."""
+    return 0.08 * max(0, max(map(len, names), default=0) - 25)
 
 
 def room(methods: Iterable[str]) -> float:

@@ -42,7 +42,7 @@ def image(
         ax: axes to draw on; default a new figure.
 
     Raises:
-        InputError: no such row, target or input, or an input that is not an image.
+        InputError: no such row, target or input, or an input that is not an image or holds NaN.
         MissingExtraError: matplotlib is not installed.
     """
     _common.check_limit(limit)
@@ -74,7 +74,8 @@ def _grey(result: Attribution, index: int, input_index: int) -> _common.Array:
     """The input of row `index`, its channels averaged, (H, W)."""
     _common.check_row(result, index)
     _common.check_input(result, input_index)
-    pixels = _common.array(result.inputs[input_index][index])  # (H, W) or (C, H, W)
+    held = _common.array(result.inputs[input_index][index])  # (H, W) or (C, H, W)
+    pixels = _common.finite(f"the pixels of row {index}", held)
     if pixels.ndim not in (2, 3):
         raise InputError(
             f"an image has shape (height, width) or (channels, height, width), this input has {pixels.shape}; "

@@ -16,6 +16,8 @@ from .image import image
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_LETTERS = 20  # to a line of a title, over a panel
+
 
 def image_per_class(
     result: Attribution,
@@ -49,7 +51,9 @@ def image_per_class(
     _common.check_limit(limit)
     _common.check_input(result, input_index)
     count = result.per_player.shape[1]
-    titles = _numbers(result, index) if names is None else _common.named("names", names, count)
+    if names is not None:
+        _common.named("names", names, count)
+    titles = _numbers(result, index) if names is None else _common.shortened(names)
     panels = _panels(count, columns) if ax is None else np.asarray(ax, dtype=object).reshape(-1)
     if len(panels) != count:
         raise InputError(f"ax: {len(panels)} axes for {count} targets: give one for each.")
@@ -61,8 +65,8 @@ def image_per_class(
     for i, (one, title) in enumerate(zip(panels, titles, strict=True)):
         output = float(_common.table(result, i).output[index])
         image(
-            result, index, target_index=i, input_index=input_index, limit=limit, colorbar=False, title=f"{title}: {output:.3g}",
-            ax=one,
+            result, index, target_index=i, input_index=input_index, limit=limit, colorbar=False,
+            title=_common.wrapped(f"{title}: {output:.3g}", _LETTERS), ax=one,
         )  # fmt: skip
     bar = panels[0].figure.colorbar(panels[0].images[-1], ax=list(panels), fraction=0.03, pad=0.02)
     bar.solids.set_alpha(1)

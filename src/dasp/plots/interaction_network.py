@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,7 +66,7 @@ def interaction_network(
     angles = np.pi / 2 - 2 * np.pi * np.arange(len(order)) / len(order)
     spots = np.stack([np.cos(angles), np.sin(angles)], axis=1)  # from the top, clockwise
     short = _common.shortened(result.names)
-    names = [_wrapped(short[player]) for player in order]
+    names = [_common.wrapped(short[player], _LETTERS) for player in order]
     longest = max(len(line) for name in names for line in name.split("\n"))
     ax = _common.axes(ax, size=(3.8 + 0.16 * longest, 4.6))
     drawn = [edge for edge in np.argsort(-np.abs(values), kind="stable") if set(pairs[edge].tolist()) <= set(places)]
@@ -77,11 +76,6 @@ def interaction_network(
     if title is not None:
         ax.set_title(title, fontsize=10)
     return ax
-
-
-def _wrapped(name: str) -> str:
-    """A name in lines of about 18 letters."""
-    return "\n".join(_common.plain(line) for line in textwrap.wrap(name, _LETTERS)) or " "
 
 
 def _edges(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 WRITTEN = 9
 """Up to this many players the cells hold their numbers."""
+_ROUNDING = 1e-10  # share of the largest, below which an interaction is written as 0
 
 
 def interactions(
@@ -85,8 +86,9 @@ def _triangle(values: _common.Array, names: tuple[str, ...], most: int, signed: 
     order = np.argsort(-np.abs(values).sum(axis=1), kind="stable")[: max(2, most)]
     shown = values[np.ix_(order, order)]
     count = len(order)
-    size = 1.6 + 0.42 * count
-    ax = _common.axes(ax, size=(size + 1.0, size))
+    labels = [names[player] for player in order]
+    size, more = 1.6 + 0.42 * count, _common.longer(labels)
+    ax = _common.axes(ax, size=(size + 1.0 + 1.2 * more, size + 0.7 * more))  # names below are slanted, to the left
     look = _common.look(ax)
     end = float(np.abs(shown).max()) or 1.0
     cells = np.ma.masked_array(shown, np.triu(np.ones_like(shown, dtype=bool)))[1:, :-1]
@@ -95,8 +97,8 @@ def _triangle(values: _common.Array, names: tuple[str, ...], most: int, signed: 
     if count <= WRITTEN:
         for i, j in zip(*np.nonzero(~np.ma.getmaskarray(cells)), strict=True):
             ink = _common.ink_on(drawn.to_rgba(np.asarray(cells[i, j])))
-            ax.text(j, i, f"{cells[i, j]:.2g}", ha="center", va="center", fontsize=7, color=ink)
-    labels = [names[player] for player in order]
+            number = cells[i, j] if abs(cells[i, j]) > _ROUNDING * end else 0
+            ax.text(j, i, f"{number:.2g}", ha="center", va="center", fontsize=7, color=ink)
     ax.set_xticks(range(count - 1), labels[:-1], rotation=45, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(count - 1), labels[1:])
     ax.tick_params(length=0)
@@ -113,7 +115,8 @@ def _bars(
     pairs = result.listed[0].cpu().numpy()
     flat = values.reshape(-1)[: len(pairs)]
     order = np.argsort(-np.abs(flat), kind="stable")[:most]
-    ax = _common.axes(ax, size=(6.4, 1.2 + 0.32 * max(1, len(order))))
+    called = [f"{names[pairs[pair, 0]]} × {names[pairs[pair, 1]]}" for pair in order]
+    ax = _common.axes(ax, size=(_common.width(called), 1.2 + 0.32 * max(1, len(order))))
     look, places = _common.look(ax), np.arange(len(order))[::-1]
     for place, pair in zip(places, order, strict=True):
         length = float(flat[pair])
@@ -122,7 +125,7 @@ def _bars(
         _common.write_number(ax, length, place, f"{length:+.3g}" if signed else f"{length:.3g}", left=length < 0)
     ax.margins(x=0.14)
     ax.axvline(0, color=look.ink, linewidth=0.8)
-    ax.set_yticks(places, [f"{names[pairs[pair, 0]]} × {names[pairs[pair, 1]]}" for pair in order])
+    ax.set_yticks(places, called)
     ax.set_xlabel("interaction" if signed else "mean |interaction|")
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(axis="y", length=0)

@@ -48,8 +48,8 @@ def time_series(
         ax: axes to draw on; default a new figure.
 
     Raises:
-        InputError: no such row, target or input, an input that is no series of two points or more, or times or names that do
-            not fit it.
+        InputError: no such row, target or input, an input that is no series of two points or more or holds NaN, or times or
+            names that do not fit it.
         MissingExtraError: matplotlib is not installed.
     """
     _common.check_row(result, index)
@@ -59,7 +59,8 @@ def time_series(
     lines, owners = _channels(result, index, input_index, time_axis)  # (C, time) each
     clock = _times(times, lines.shape[1])
     names = _names(channels, len(lines))
-    ax = _common.axes(ax, size=(7.0, 2.2 if len(lines) == 1 else 1.2 + 0.55 * len(lines)))
+    size = (7.0, 2.2) if len(lines) == 1 else (7.0 + _common.longer(names), 1.2 + 0.55 * len(lines))
+    ax = _common.axes(ax, size=size)
     shown = values[owners]
     _strips(ax, clock, shown, lines, limit or float(np.abs(shown).max()) or 1.0)
     look = _common.look(ax)
@@ -79,7 +80,7 @@ def time_series(
 def _channels(
     result: Attribution, index: int, input_index: int, time_axis: int
 ) -> tuple[_common.Array, npt.NDArray[np.int64]]:
-    held = _common.array(result.inputs[input_index][index])
+    held = _common.finite(f"the points of row {index}", _common.array(result.inputs[input_index][index]))
     owners = result.players.labels[input_index].cpu().numpy()
     _common.check_whole("time_axis", time_axis)
     if held.ndim not in (1, 2) or not -held.ndim <= time_axis < held.ndim or held.shape[time_axis] < 2:

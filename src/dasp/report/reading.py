@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 
 from ..columns import AUDIT_COLUMNS, MEASURED
 from ..errors import DataFileError
-from ..tables import Array, pyarrow_module
+from ..tables import Array, pyarrow_module, repeated
 
 STEP = 4096
 ENDS = ("base_value", "output", "gap")
@@ -36,9 +35,8 @@ class Layout:
         for name in ("sample", "target", *ENDS):
             if name not in header:
                 raise DataFileError(f"{path}: is no file of attributions, for it has no column {name!r}. {_NEXT}")
-        doubled = [name for name, times in Counter(header).items() if times > 1]
-        if doubled:
-            raise DataFileError(f"{path}: column {doubled[0]!r} occurs twice. {_NEXT}")
+        if (doubled := repeated(header)) is not None:
+            raise DataFileError(f"{path}: column {doubled!r} occurs twice. {_NEXT}")
         first, last = header.index("target") + 1, header.index("base_value")
         start, names, rest = tuple(header[:first]), tuple(header[first:last]), tuple(header[last + 3 :])
         in_order = start in (("sample", "target"), ("sample", "file", "target")) and tuple(header[last : last + 3]) == ENDS
@@ -49,8 +47,8 @@ class Layout:
             )
         own = tuple(f"{name}_se" for name in names)
         errors = own if set(own) <= set(rest) else ()
-        others = tuple(name for name in rest if name not in set(errors))
-        known = {*AUDIT_COLUMNS, *MEASURED}
+        spread, known = set(errors), {*AUDIT_COLUMNS, *MEASURED}
+        others = tuple(name for name in rest if name not in spread)
         unknown = next((name for name in others if name not in known), None)
         if unknown is not None:
             raise DataFileError(f"{path}: the column {unknown!r} after gap is none that dasp writes; leave it out. {_NEXT}")
@@ -98,13 +96,13 @@ class Attributions:
             files = (path,)
         else:
             raise DataFileError(f"{path}: no such file or folder. {_NEXT}")
-        heads = [_head(file) for file in files if not _refuse_link(path, file)]
-        layout = Layout.of(files[0], heads[0][0])
-        found = cls(path, layout, heads[0][1], _files=files)
-        for file, (header, about) in zip(files, heads, strict=True):
-            if header != heads[0][0]:
+        first, settings = _head(path, files[0])
+        found = cls(path, Layout.of(files[0], first), settings, _files=files)
+        for file in files:  # one head at a time: there may be many, and wide
+            header, about = _head(path, file)
+            if header != first:
                 raise DataFileError(f"{file}: has other columns than {files[0].name}; a folder holds one run. Name one file.")
-            if about.get("run") != heads[0][1].get("run"):
+            if about.get("run") != settings.get("run"):
                 raise DataFileError(f"{file}: is of another run than {files[0].name}; a folder holds one. Name one file.")
             part = about.get("part")
             if isinstance(part, dict) and isinstance(part.get("part"), int):
@@ -133,14 +131,10 @@ class Attributions:
                     yield Block(values, errors, columns)
 
 
-def _refuse_link(path: Path, file: Path) -> bool:
+def _head(path: Path, file: Path) -> tuple[list[str], dict[str, Any]]:
+    """Column names and metadata of a file, which is no link unless it was named itself."""
     if path != file and file.is_symlink():
         raise DataFileError(f"{file}: is a link, and those are not followed. Copy there what it leads to, or name its target.")
-    return False
-
-
-def _head(file: Path) -> tuple[list[str], dict[str, Any]]:
-    """Column names and metadata of a file."""
     if file.suffix.lower() == ".csv":
         with _csv(file) as opened:
             return list(opened.schema.names), {}

@@ -56,14 +56,15 @@ function meanSizes(lines) {
 let waiting = 0;
 let current = null;
 
-/** What follows the filters: the count, and a moment later the importance. */
+/** What follows the filters: the count, and a moment later the importance, which stands before the table does. */
 function changed(lines) {
+  const first = current === null;
   shownLines = lines;
   current = lines;
   const filtered = lines.length < content.rows;
   document.getElementById("count").textContent = filtered
     ? `${lines.length.toLocaleString("en")} of ${counted(content.rows, "row")}` : counted(content.rows, "row");
-  later(() => fillImportance(lines, filtered));
+  if (!first) later(() => fillImportance(lines, filtered));
 }
 
 /** After the table has been painted; only the last of several that come fast. */
@@ -97,6 +98,7 @@ function clearFilters() {
 watchTheme();
 fillHead();
 fillSummaries();
+fillImportance(Array.from({ length: content.rows }, (_, line) => line), false); // what stands above must not push rows away from a click
 buildTable(changed, showLine);
 buildChooser();
 watchDialog();
