@@ -217,6 +217,22 @@ def test_an_attribution_to_nothing_is_infinitely_wrong() -> None:
     assert found.squared_error.item() == 3.0
 
 
+@pytest.mark.parametrize("against", ["one row", "a background", "Banzhaf"])
+def test_values_of_an_output_that_never_moves_are_infinitely_wrong(against: str) -> None:
+    class Constant(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 0 * x.sum(1) + 3
+
+    background = torch.zeros(2, 3) if against == "a background" else 0.0
+    semivalue = dasp.Banzhaf() if against == "Banzhaf" else None
+    game = game_of(dasp.Explainer(Constant(), background, method=dasp.Exact(), semivalue=semivalue)(torch.ones(2, 3)))
+    values = torch.tensor([0.0, 1.0]).reshape(2, 1, 1).expand(-1, -1, 3)
+    found = audit(game, values, evaluations=100)
+    assert found.relative_error.flatten().tolist() == found.high.flatten().tolist() == [0.0, float("inf")]
+    assert found.low.flatten().tolist() == [0.0, 0.0]
+    assert str(found).endswith("1 more unknown (values not told from 0), " + f"{found.evaluations} evaluations a row")
+
+
 def test_text_says_error_interval_and_cost() -> None:
     numbers = [torch.tensor([[x]], dtype=torch.float64) for x in (0.031, 0.024, 0.037, 1.0, 1.0)]
     assert (
