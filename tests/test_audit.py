@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import dasp
 from dasp.audit import Audit, audit
-from dasp.bounds import row_means, student, u_variance
+from dasp.bounds import covering, row_means, student, u_variance
 from dasp.game import Game
 from dasp.memory import peak_bytes
 
@@ -168,6 +168,15 @@ def test_more_confidence_is_a_wider_interval(truth: dasp.Attribution) -> None:
     half, most = (audit(game_of(truth), values, evaluations=300, confidence=c) for c in (0.5, 0.99))
     assert ((most.high - most.low) > (half.high - half.low)).all()
     assert torch.equal(half.relative_error, most.relative_error)
+
+
+@pytest.mark.parametrize("blocks", [24, 300])
+def test_less_confidence_is_never_a_higher_upper_end(blocks: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.ones(1, 1, 8, dtype=torch.float64)
+    lacking = 0.05 + torch.randn(1, 1, blocks, 8, dtype=torch.float64, generator=generator)
+    highs = [float(covering(lacking, values, c, 0.0)[2]) for c in (0.01, 0.1, 0.3, 0.499, 0.5, 0.501, 0.7, 0.9, 0.99)]
+    assert highs == sorted(highs)
 
 
 def test_a_sampled_attribution_is_not_judged_by_its_own_permutations(truth: dasp.Attribution) -> None:
