@@ -171,8 +171,9 @@ def test_what_cannot_be_is_refused() -> None:
         dasp.Banzhaf(1.0)
     with pytest.raises(InputError, match=r"at q = 0.5 alone; leave nodes="):
         explained(dasp.Banzhaf(), dasp.Propagation(nodes=4))
-    with pytest.raises(InputError, match="leave nodes="):
-        explained(dasp.Banzhaf(), dasp.Propagation(rule="lobatto", nodes=2))
+    for options in ({"nodes": 2}, {}, {"mixture": 7}):
+        with pytest.raises(InputError, match="leave nodes="):
+            explained(dasp.Banzhaf(), dasp.Propagation(rule="lobatto", **options))
     with pytest.raises(InputTypeError, match=r"Write Banzhaf\(...\)"):
         explained(dasp.Banzhaf)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="2,000 sizes"):
