@@ -154,6 +154,30 @@ def test_chunks_change_nothing() -> None:
     torch.testing.assert_close(narrow.values, wide.values)
 
 
+@pytest.mark.parametrize("semivalue", [None, dasp.Banzhaf()], ids=str)
+@pytest.mark.parametrize(
+    "method",
+    [dasp.Propagation(), dasp.Propagation(mixture=BIG, rule="legendre"), dasp.Propagation(rank=2)],
+    ids=["default", "all enumerated", "rank 2"],
+)
+def test_evaluations_are_those_that_were_made(
+    monkeypatch: pytest.MonkeyPatch, method: dasp.Estimator, semivalue: Any
+) -> None:
+    made = 2  # nobody and everybody
+    plain = dasp.game.Game.table
+
+    def counted(game: dasp.game.Game, coalitions: Tensor, rows: Tensor) -> Tensor:
+        nonlocal made
+        made += len(coalitions)
+        return plain(game, coalitions, rows)
+
+    monkeypatch.setattr(dasp.game.Game, "table", counted)
+    explainer = dasp.Explainer(captured(BIG), 0.0, method=method, semivalue=semivalue)
+    result = explainer.interactions(inputs(BIG, 1), 1)
+    gradients = 4 * 2 if result.settings["rank"] == 2 else 0
+    assert result.evaluations == (made if made > 2 else 0) + gradients
+
+
 def test_a_product_of_two_is_all_interaction_also_of_groups_in_single_precision() -> None:
     class Product(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
