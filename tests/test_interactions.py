@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from functools import cache
 from pathlib import Path
@@ -135,6 +136,22 @@ def test_the_matrix_is_symmetric_and_parts_of_it_agree(method: dasp.Estimator) -
     mean = whole.values.abs().mean(0).triu()
     assert top.pairs is not None
     assert {tuple(pair) for pair in top.pairs.tolist()} == {divmod(int(k), BIG) for k in mean.flatten().topk(2).indices}
+
+
+def test_pairs_of_a_result_can_be_asked_for_again() -> None:
+    first = found(dasp.Exact(), top=3)
+    assert first.pairs is not None
+    given = first.pairs, first.pairs.numpy(), list(first.pairs.numpy()), first.pairs.tolist(), tuple(first.pairs)
+    for pairs in given:
+        again = found(dasp.Exact(), pairs=pairs)
+        torch.testing.assert_close(again.values, first.values)
+        assert json.loads(json.dumps(again.settings))["pairs"] == first.pairs.tolist()
+    one = found(dasp.Exact(), pairs=2)
+    for player in (np.int64(2), torch.tensor(2)):
+        assert torch.equal(found(dasp.Exact(), pairs=player).values, one.values)
+    for wrong in (torch.ones(2, 2), np.array([[True, False]]), torch.tensor([1, 2]), torch.zeros(2, 3).long()):
+        with pytest.raises(InputTypeError, match="pairs: "):
+            found(pairs=wrong)
 
 
 def test_rows_and_targets_are_alone_what_they_are_together() -> None:
