@@ -111,6 +111,9 @@ def small(problem: Problem) -> Iterator[list[Method]]:
     yield [ours.method("dasp.Regression", f"budget={b}", dasp.Regression(budget=b)) for b in fits]
     family = "dasp.Regression, prior"
     yield [ours.method(family, f"prior, budget={b}", dasp.Regression(budget=b, prior=prior)) for b in fits]
+    family = "dasp.Regression, prior and relevance"
+    learnt = [dasp.Regression(budget=b, prior=prior, relevance=True) for b in fits]
+    yield [ours.method(family, f"prior, relevance, budget={one.budget}", one) for one in learnt]
     if n <= 32:
         strong, family = dasp.Propagation(mixture=6), "dasp.Regression, prior of mixture 6"
         yield [ours.method(family, f"{family}, budget={b}", dasp.Regression(budget=b, prior=strong)) for b in fits]

@@ -249,7 +249,7 @@ def test_a_better_prior_that_meets_a_coalition_without_a_value_says_so() -> None
 
 
 def test_standard_errors_hold_where_few_pairs_are_left_for_the_correction(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dasp.estimators.regression.MOST_FITTED", 128)
+    monkeypatch.setattr("dasp.estimators.posterior.MOST_FITTED", 128)
     model = nn.Sequential(nn.Linear(40, 64), nn.ReLU(), nn.Linear(64, 1)).double()
     x = 1.5 * torch.randn(8, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     truth = dasp.Explainer(model, 0.0, method=dasp.PermutationSampling(permutations=4000, seed=9))(x).values

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import dasp
-from dasp.estimators import regression
+from dasp.estimators import posterior, regression
 from dasp.estimators.designs import choose_pairs
 from dasp.estimators.exact import shapley_weights
 from dasp.estimators.odd_games import Fit, OddProcess, draw_pairs, every_pair, held_out
@@ -278,7 +278,8 @@ def same_alone(x: Tensor, **options: object) -> None:
 
 
 def test_pairs_beyond_those_fitted_lower_the_error_and_standard_errors_stay_honest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(regression, "MOST_FITTED", 60)
+    for module in (posterior, regression):
+        monkeypatch.setattr(module, "MOST_FITTED", 60)
     monkeypatch.setattr(regression, "SCREENED", 40)
     monkeypatch.setattr(regression, "choose_pairs", partial(choose_pairs, most=30))
     same_alone(X, budget=300)

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from functools import cached_property
 from traceback import walk_tb
 from typing import Any, TypeVar
 
@@ -102,6 +103,13 @@ class Graph:
         if len(symbolic) != 1 or _expression(value.shape[symbolic[0]]) != self.batch:
             return None
         return symbolic[0]
+
+    @cached_property
+    def elements(self) -> int:
+        """How many elements the values of all nodes have together, for one row."""
+        values = (self.stand_in(node, 1) for node in self.nodes)
+        some = (value if isinstance(value, list) else [value] for value in values)
+        return sum(one.numel() for several in some for one in several if one is not None)
 
     def stand_in(self, node: fx.Node, rows: int) -> Any:
         """What has the shape of a node's value for a number of rows, and no values: meta tensors."""

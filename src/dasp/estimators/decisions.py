@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,10 @@ MIXED_PLAYERS = 32
 """Up to this many players the default enumerates one; of more, one is too small a part."""
 OVERHEAD = 3
 """What conditioning and several targets may take on top of a plain rank."""
+AMPLE = 64
+"""Room for so many copies of all values and of their factors is enough without looking; networks take one or two."""
+FACTORS_OF_NONE = 3
+"""Mean, variance and value, which take as much as so many factors."""
 
 
 def too_large(options: Propagation, needed: float, memory: int) -> MemoryBoundError:
@@ -62,20 +67,11 @@ def decided(options: Propagation, game: Game, plan: Plan, absent: Absent) -> tup
     if options.mixture == n:
         options = _all_enumerated(options, game, absent)
         return options, measured(options.rank or 0, bool(options.condition))
-    none, one, three = (measured(rank, False) for rank in (0, 1, 3))
-    per_factor = max((three - one) / 2, 0.0)
     small = n <= FULL_PLAYERS
     # Exact ends would cost with every row of a background.
     ends = small and (options.nodes or 2) > 1 and not at_one_point(game) and absent.clusters is None
     rule = options.rule or (LOBATTO if ends else LEGENDRE)
-    rank: int | str
-    if options.rank is not None:
-        rank = options.rank if isinstance(options.rank, str) else min(options.rank, n)
-    else:
-        fit = int((game.memory / OVERHEAD - none) / per_factor) if per_factor else n
-        wanted = n if small else DEFAULT_RANK if n <= MOST_PLAYERS_WITH_RANK else 0
-        allowed = max(0, min(wanted, fit))
-        rank = FULL if allowed == n else allowed
+    rank = _rank(options, game, plan, measured)
     condition = rank == FULL if options.condition is None else options.condition
     if condition and rank != FULL:
         raise InputError(
@@ -89,10 +85,32 @@ def decided(options: Propagation, game: Game, plan: Plan, absent: Absent) -> tup
     usual = 1 if alone else 3 if absent.clusters is not None else _usual_nodes(rule, mixture, plan)
     nodes = options.nodes or usual
     options = replace(options, rule=rule, nodes=nodes, rank=rank, mixture=mixture, condition=condition)
-    guess = none + per_factor * (n if rank == FULL else int(rank))
-    if guess > game.memory:
-        raise too_large(options, guess, game.memory)
     return options, measured(rank, condition)
+
+
+def _rank(options: Propagation, game: Game, plan: Plan, measured: Callable[[str | int, bool], float]) -> int | str:
+    """The rank asked for, or the usual one if it fits the memory bound, or the largest that does.
+
+    What a network takes with one and with three factors tells the rest, and is measured only where the room is not ample.
+
+    Raises:
+        MemoryBoundError: the rank asked for does not fit by far.
+    """
+    n, asked = game.players.count, options.rank
+    usual = n if n <= FULL_PLAYERS else DEFAULT_RANK if n <= MOST_PLAYERS_WITH_RANK else 0
+    wanted = usual if asked is None else n if isinstance(asked, str) else min(asked, n)
+    if AMPLE * (wanted + FACTORS_OF_NONE) * plan.graph.elements * game.dtype.itemsize > game.memory:
+        none, one, three = (measured(rank, False) for rank in (0, 1, 3))
+        per_factor = max((three - one) / 2, 0.0)
+        if asked is None:
+            fit = int((game.memory / OVERHEAD - none) / per_factor) if per_factor else n
+            wanted = max(0, min(wanted, fit))
+        guess = none + per_factor * wanted
+        if guess > game.memory:
+            raise too_large(options, guess, game.memory)
+    if asked is None:
+        return FULL if wanted == n else wanted
+    return asked if isinstance(asked, str) else wanted
 
 
 def _all_enumerated(options: Propagation, game: Game, absent: Absent) -> Propagation:

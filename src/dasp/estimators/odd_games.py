@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -26,8 +27,6 @@ LARGEST_ORDER = 101
 AT_ONCE = 2**22
 """Covariances that are held at a time where differences are foretold."""
 FEWEST_FRESH = 2
-JITTER = 1e-11
-"""Added to a diagonal of ones, so that nearly linear games, whose covariance has rank n, can be factorised."""
 
 
 def every_pair(n: int, device: torch.device) -> Tensor:
@@ -127,6 +126,25 @@ def _rows_in(members: Tensor, others: Tensor) -> Tensor:
     return found
 
 
+class Process(Protocol):
+    """A Gaussian process over odd games whose Shapley values are known in closed form; signs are float64.
+
+    Attributes:
+        jitter: added to the variances, which are 1, so that those of nearly linear games, of rank n, can be factorised.
+    """
+
+    jitter: ClassVar[float]
+
+    def differences(self, signs: Tensor, others: Tensor) -> Tensor:
+        """cov of differences at coalitions (A, n) and (B, n) of signs: (A, B), 1 of one with itself."""
+
+    def values(self, signs: Tensor) -> Tensor:
+        """cov of the values with the differences at coalitions (M, n) of signs: (n, M)."""
+
+    def prior(self) -> Tensor:
+        """cov of the values, (n, n)."""
+
+
 @dataclass(frozen=True, eq=False)
 class OddProcess:
     """A Gaussian process over odd games of n players: a_T independent, of variance e_|T| / C(n, |T|), e_k ~ k^-power.
@@ -146,6 +164,7 @@ class OddProcess:
     reach: Tensor  # (n,): covariance of z_i phi_i and a difference by m_i
     own: float
     shared: float
+    jitter: ClassVar[float] = 1e-11
 
     @classmethod
     def of(cls, n: int, power: float, device: torch.device) -> OddProcess:
@@ -212,7 +231,7 @@ class Fit:
         worst: (Q,), the largest error of leaving one pair out.
     """
 
-    process: OddProcess
+    process: Process
     signs: Tensor
     weights: Tensor
     values: Tensor
@@ -224,11 +243,11 @@ class Fit:
     worst: Tensor
 
     @classmethod
-    def of(cls, process: OddProcess, members: Tensor, differences: Tensor) -> Fit:
+    def of(cls, process: Process, members: Tensor, differences: Tensor) -> Fit:
         """Condition on differences (Q, M) at coalitions (M, n) bool."""
         signs, count, tiny = _signs(members), len(members), torch.finfo(torch.float64).tiny
         covariance = process.differences(signs, signs)
-        covariance.diagonal().add_(JITTER)
+        covariance.diagonal().add_(process.jitter)
         factor = torch.linalg.cholesky(covariance)
         del covariance
         whitened = torch.linalg.solve_triangular(factor, differences.T, upper=False)  # (M, Q)

@@ -21,8 +21,9 @@ from .kept import AT_ONCE, Kept, Pairs, storable
 from .lacking import FEWEST_BLOCKS, Blocks
 from .ladder import REFUSALS, First, Ladder
 from .odd_games import differences, distinct, every_pair
+from .posterior import MOST_FITTED
 from .propagation import Propagation
-from .regression import MOST_FITTED, Judged, Regression, check_priors, each_prior
+from .regression import Judged, Regression, check_priors, each_prior
 from .sampling import check_seed, stream
 
 LEAST_PAIRS = 128
@@ -254,8 +255,7 @@ class _Group:
             self.found.said.extend(self.ladder.said)
 
     def _refine(self) -> None:
-        budget = self.options.usual_budget(self.game)
-        everything = 2**self.n
+        budget, everything = self.options.usual_budget(self.game), 2**self.n
         known = torch.zeros(0, self.n, dtype=torch.bool, device=self.game.device)  # pairs that values rest on
         judged = None if self.ladder is None else self._of_priors(*self.ladder.priors.values())
         most = (fitting if judged is None else storable)(self.n, self.game.memory)

@@ -17,7 +17,8 @@ from .base import Estimate, Estimator
 from .designs import choice_bytes, choose_pairs, fit_bytes
 from .exact import shapley_weights
 from .lacking import Blocks, reach_of
-from .odd_games import Fit, OddProcess, can_correct, differences, every_pair, held_out
+from .odd_games import Fit, OddProcess, differences, every_pair
+from .posterior import ERRORS, MOST_FITTED, Sample, mean_prior
 from .sampling import check_seed
 
 POWERS = (2, 3, 4, 6, 9, 13, 18)
@@ -26,16 +27,10 @@ PREFERENCE = 0.2
 SCREENED = 1024
 """With more pairs than this, powers that these many find improbable (1 in 1,000) are not tried on all."""
 IMPROBABLE = 1e-3
-MOST_FITTED = 4096
-"""Pairs beyond this many correct the surrogate of the others, as its cost grows with their cube."""
-USUAL_ERROR = 0.02
-"""Half of all priors are taken to be off by less than this part, before anything is seen."""
 NEGLIGIBLE = 0.05
 """A fit of a smaller share says nothing about pairs that were not drawn."""
 HIDDEN = 0.25
 """Pairs that fit nothing are missed by this part of what differences are large; all of it is more than networks hide."""
-ERRORS = tuple(10 ** (k / 4) for k in range(-14, 3))
-"""Relative errors of the prior that are tried."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +51,10 @@ class Regression(Estimator):
     knows better, and a bad one is soon forgotten. Of several priors the mean is taken, row by row, each weighted by the inverse
     square of the error that the pairs find in it; few pairs do not tell them apart, so give priors that are about as good.
 
+    With `relevance` the process knows that players matter unequally: how much each does is learnt from the differences, row by
+    row (see `relevance`). That takes a fit of its own for every row and target, a second or so, and pays where passes are dear:
+    where a few of the players decide, errors fall to half.
+
     Players whose elements are all at the baseline add nothing and are left out of the game. The values add up to output -
     base value by construction: the gap is rounding, and says nothing about the error. Standard errors are those of the
     posterior and no less, all together, than what one pair in M + 1 makes that was not drawn and is missed by a quarter of
@@ -68,6 +67,7 @@ class Regression(Estimator):
         prior: another estimator whose values are the prior, such as `Propagation()`, or a tuple of several; None for no prior.
         ridge: how much the prior weighs against the sample, as the ratio of their precisions (0: nothing); without a prior
             it is towards equal shares. None finds it, or without a prior takes 0.
+        relevance: learn how much each player matters; if not, all interactions of an order are taken for equally large.
         seed: of the coalitions, 0 to 2^31 - 1.
     """
 
@@ -75,6 +75,7 @@ class Regression(Estimator):
     budget: int = 2048
     prior: Estimator | tuple[Estimator, ...] | None = None
     ridge: float | None = None
+    relevance: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -88,6 +89,8 @@ class Regression(Estimator):
                 raise InputTypeError(f"ridge must be a number or None, got {type(self.ridge).__name__}.")
             if not (self.ridge >= 0 and math.isfinite(self.ridge)):
                 raise InputError(f"ridge must be 0 or more, and finite, got {self.ridge}.")
+        if not isinstance(self.relevance, bool):
+            raise InputTypeError(f"relevance must be True or False, got {type(self.relevance).__name__}.")
         check_seed(self.seed)
 
     def estimate(self, game: Game, *, progress: bool = False) -> Estimate:
@@ -118,7 +121,8 @@ class Regression(Estimator):
                     values[some] = values[some].scatter(2, which, judged.values.reshape(which.shape))
                     errors[some] = errors[some].scatter(2, which, judged.standard_errors.reshape(which.shape))
         own = game.rows_each * (2 + 2 * sum(pairs[n] for n in players.tolist()) / game.batch)
-        settings: dict[str, Any] = {"budget": self.budget, "prior": None, "ridge": self.ridge, "seed": self.seed}
+        settings: dict[str, Any] = {"budget": self.budget, "prior": None, "ridge": self.ridge}
+        settings |= {"relevance": self.relevance, "seed": self.seed}
         said = [
             {"method": type(one).__name__, **prior.settings, "evaluations": prior.evaluations}
             for one, prior in zip(each_prior(self.prior), priors, strict=False)
@@ -139,7 +143,9 @@ class Regression(Estimator):
         pairs = _pair_count(n, self.budget)
         work = 40 * pairs * n
         if 2**n > self.budget:
-            work = max(fit_bytes(n, min(pairs, MOST_FITTED)) + 4 * pairs * n, choice_bytes(n, pairs))
+            fitted = min(pairs, MOST_FITTED)
+            more = 16 * fitted**2 if self.relevance else 0
+            work = max(fit_bytes(n, fitted) + more + 4 * pairs * n, choice_bytes(n, pairs))
         needed = work + self.row_bytes(n, pairs, game.targets.count)
         if needed > game.memory:
             raise MemoryBoundError(
@@ -173,16 +179,14 @@ class Regression(Estimator):
             return Judged(values, torch.zeros_like(values), torch.zeros_like(values), torch.zeros_like(total[:, 0]), ())
         if not priors and self.ridge:
             priors = (torch.zeros_like(total).expand(-1, n),)
-        samples = []
-        for power, chance in zip(POWERS, _likely_powers(members, differences), strict=True):
-            if bool(chance.any()):
-                sample = _Sample.of(OddProcess.of(n, power, members.device), members, differences, memory)
-                evidence = sample.evidence.where(chance, -torch.inf) - PREFERENCE * power
-                samples.append(replace(sample, evidence=evidence, fit=sample.fit if surrogates else None))
+        if self.relevance:
+            samples = [Sample.of_each(members, differences, memory)]
+        else:
+            samples = _by_power(members, differences, memory, surrogates=surrogates)
         still, strange = (differences == 0).all(1, keepdim=True), _strange(n, differences[:, :-1])
         prior = None
         if priors:
-            prior = _mean_prior(torch.stack([one + (total - one.sum(1, keepdim=True)) / n for one in priors]), samples)
+            prior = mean_prior(torch.stack([one + (total - one.sum(1, keepdim=True)) / n for one in priors]), samples)
         judged = [
             (sample.evidence + one.evidence, one, sample)
             for sample in samples
@@ -257,103 +261,6 @@ class Judged:
         return blocks.estimates(left, total - self.values.sum(1)), torch.stack(misses).amax(0)
 
 
-@dataclass(frozen=True, eq=False)
-class _Combined:
-    """The sample and the prior together, for one error of the prior."""
-
-    evidence: Tensor | float  # (Q,), log probability of the prior given the sample, and of its error
-    values: Tensor  # (Q, n)
-    variances: Tensor  # (Q, n)
-    unseen: Tensor  # (Q, n), variances too
-
-
-@dataclass(frozen=True, eq=False)
-class _Sample:
-    """What the pairs say of Q games if orders fade with one power: values, and a covariance of them up to a scale."""
-
-    values: Tensor  # (Q, n)
-    covariance: Tensor  # (n, n)
-    scale: Tensor  # (Q,), that values and errors are judged by
-    likely: Tensor  # (Q,), the one that goes with the evidence
-    evidence: Tensor  # (Q,)
-    freedom: int  # pairs beyond those that n values take
-    fit: Fit | None
-
-    @classmethod
-    def of(cls, process: OddProcess, members: Tensor, differences: Tensor, memory: int) -> _Sample:
-        """Fit the last up to 4,096 pairs, with everybody; any others correct what they give, where they are enough for that.
-
-        With the sums of variances t_0 of the fit and t_1 of the correction, the best mean of both takes t_0 / (t_0 + t_1)
-        of the correction, and leaves t_1 / (t_0 + t_1) of the variance.
-        """
-        n = members.shape[1]
-        first = max(0, len(members) - 1 - MOST_FITTED)
-        fit = Fit.of(process, members[first:], differences[:, first:])
-        values, left = fit.values, torch.ones_like(fit.size)
-        if first and can_correct(n, members[first:-1], members[:first]):
-            step = max(1, memory // (32 * (len(fit.signs) + n + len(differences))))
-            lacking, variance = held_out(fit, members[:first], differences[:, :first], step)
-            unknown = fit.size * fit.covariance.trace()
-            both = (variance + unknown).clamp(min=torch.finfo(torch.float64).tiny)
-            left = variance / both
-            values = values + (unknown / both).unsqueeze(1) * lacking
-        freedom = max(1, len(fit.signs) - n)
-        return cls(values, fit.covariance, left * fit.size, left * fit.likely, fit.evidence, freedom, fit)
-
-    def with_prior(self, prior: Tensor | None, ridge: float | None, strange: Tensor) -> list[_Combined]:
-        """Without a prior this alone; else together with it, for a ridge or for every error that a prior may have.
-
-        In the axes of the covariance, prior - values has the variance scale * l + tau^2; as the scale is an estimate it is
-        Student's. The values move to the prior by the part scale * l / (scale * l + tau^2); for the rest of them counts
-        `strange` (Q, 1), the variance by what was not drawn.
-        """
-        if prior is None:
-            variance = self.scale.unsqueeze(1) * self.covariance.diagonal().clamp(min=0)
-            return [_Combined(0.0, self.values, variance, strange.expand_as(variance))]
-        # Efficiency is known: along the axis on which all values grow together nothing is left to find.
-        others = _sum_zero(self.covariance)
-        spread, inner = torch.linalg.eigh(others.T @ self.covariance @ others)
-        spread, axis = spread.clamp(min=0), others @ inner
-        away = (prior - self.values) @ axis  # (Q, n - 1)
-        within = self.scale.unsqueeze(1) * spread
-        tiny = torch.finfo(torch.float64).tiny
-
-        def combined(tau2: Tensor, evidence: Tensor | float) -> _Combined:
-            both = (within + tau2).clamp(min=tiny)
-            values = self.values + (away * within / both) @ axis.T
-            unseen = (strange * (tau2 / both).square()) @ axis.T.square()
-            return _Combined(evidence, values, (within * tau2 / both) @ axis.T.square(), unseen)
-
-        if ridge is not None:
-            return [combined(within.mean(1, keepdim=True) / ridge, 0.0)]
-        typical = torch.maximum(*(x.square().mean(1, keepdim=True) for x in (prior, self.values)))
-        result = []
-        for error in ERRORS:
-            tau2 = error**2 * typical
-            variance = (self.likely.unsqueeze(1) * spread + tau2).clamp(min=tiny)
-            surprise = (away.square() / variance).sum(1)
-            evidence = -(self.freedom + len(spread)) / 2 * (surprise / self.freedom).log1p() - variance.log().sum(1) / 2
-            expected = math.log(error / (1 + (error / USUAL_ERROR) ** 2))
-            result.append(combined(tau2, evidence + expected))
-        return result
-
-
-def _mean_prior(priors: Tensor, samples: list[_Sample]) -> Tensor:
-    """The mean of K priors (K, Q, n), weighted by the inverse of their squared errors, (Q, n).
-
-    These are squared distances to what the samples say, less the part that is the samples' own; by how much that varies is
-    the least error that is told from none.
-    """
-    weight = torch.stack([sample.evidence for sample in samples]).softmax(0).unsqueeze(2)  # (S, Q, 1)
-    values = (weight * torch.stack([sample.values for sample in samples])).sum(0)
-    unknown = torch.stack([sample.scale * sample.covariance.trace() for sample in samples]).unsqueeze(2)
-    own = (weight * unknown).sum(0)  # (Q, 1)
-    far = ((priors - values).square().sum(2, keepdim=True) - own).clamp(min=0) + own * (2 / priors.shape[2]) ** 0.5
-    near = 1 / far.clamp(min=torch.finfo(torch.float64).tiny)
-    mean: Tensor = (priors * near).sum(0) / near.sum(0)
-    return mean
-
-
 def _strange(n: int, differences: Tensor) -> Tensor:
     """The variance of a value by pairs that were not drawn and fit nothing, from the differences at those drawn (Q, M), (Q, 1).
 
@@ -365,12 +272,15 @@ def _strange(n: int, differences: Tensor) -> Tensor:
     return variance
 
 
-def _sum_zero(like: Tensor) -> Tensor:
-    """An orthonormal basis of the n-vectors that add up to 0, (n, n - 1): a reflection that takes the first axis to ones."""
-    n = len(like)
-    normal = torch.full((n, 1), -(n**-0.5), dtype=like.dtype, device=like.device)
-    normal[0] += 1
-    return torch.eye(n, dtype=like.dtype, device=like.device)[:, 1:] - normal @ normal[1:].T * (2 / normal.square().sum())
+def _by_power(members: Tensor, differences: Tensor, memory: int, *, surrogates: bool) -> list[Sample]:
+    """What the pairs say for every power that is worth trying on some game."""
+    samples = []
+    for power, chance in zip(POWERS, _likely_powers(members, differences), strict=True):
+        if bool(chance.any()):
+            sample = Sample.of(OddProcess.of(members.shape[1], power, members.device), members, differences, memory)
+            evidence = sample.evidence.where(chance, -torch.inf) - PREFERENCE * power
+            samples.append(replace(sample, evidence=evidence, fit=sample.fit if surrogates else None))
+    return samples
 
 
 def _likely_powers(members: Tensor, differences: Tensor) -> list[Tensor]:
