@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import dasp
 from dasp.audit import Audit, audit
-from dasp.bounds import row_means, student, u_variance
+from dasp.bounds import covering, row_means, student, u_variance
 from dasp.game import Game
 from dasp.memory import peak_bytes
 
@@ -170,6 +170,15 @@ def test_more_confidence_is_a_wider_interval(truth: dasp.Attribution) -> None:
     assert torch.equal(half.relative_error, most.relative_error)
 
 
+@pytest.mark.parametrize("blocks", [24, 300])
+def test_less_confidence_is_never_a_higher_upper_end(blocks: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.ones(1, 1, 8, dtype=torch.float64)
+    lacking = 0.05 + torch.randn(1, 1, blocks, 8, dtype=torch.float64, generator=generator)
+    highs = [float(covering(lacking, values, c, 0.0)[2]) for c in (0.01, 0.1, 0.3, 0.499, 0.5, 0.501, 0.7, 0.9, 0.99)]
+    assert highs == sorted(highs)
+
+
 def test_a_sampled_attribution_is_not_judged_by_its_own_permutations(truth: dasp.Attribution) -> None:
     game, seeds = game_of(truth), range(30)
     squared_errors, audited = [], []
@@ -215,6 +224,22 @@ def test_an_attribution_to_nothing_is_infinitely_wrong() -> None:
     found = audit(game, torch.ones(1, 1, 3), evaluations=100)
     assert found.relative_error.item() == float("inf")
     assert found.squared_error.item() == 3.0
+
+
+@pytest.mark.parametrize("against", ["one row", "a background", "Banzhaf"])
+def test_values_of_an_output_that_never_moves_are_infinitely_wrong(against: str) -> None:
+    class Constant(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 0 * x.sum(1) + 3
+
+    background = torch.zeros(2, 3) if against == "a background" else 0.0
+    semivalue = dasp.Banzhaf() if against == "Banzhaf" else None
+    game = game_of(dasp.Explainer(Constant(), background, method=dasp.Exact(), semivalue=semivalue)(torch.ones(2, 3)))
+    values = torch.tensor([0.0, 1.0]).reshape(2, 1, 1).expand(-1, -1, 3)
+    found = audit(game, values, evaluations=100)
+    assert found.relative_error.flatten().tolist() == found.high.flatten().tolist() == [0.0, float("inf")]
+    assert found.low.flatten().tolist() == [0.0, 0.0]
+    assert str(found).endswith("1 more unknown (values not told from 0), " + f"{found.evaluations} evaluations a row")
 
 
 def test_text_says_error_interval_and_cost() -> None:

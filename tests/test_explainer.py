@@ -82,6 +82,32 @@ def test_one_baseline_per_row() -> None:
     assert torch.allclose(found.base_value, net(baselines)[:, 0])
 
 
+class Gated(nn.Module):
+    """A network of numbers, of which truth values switch some off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = small_net().eval()
+
+    def forward(self, x: Tensor, on: Tensor) -> Tensor:
+        result: Tensor = self.net(x * torch.cat((on, ~on[:, :1]), 1))
+        return result
+
+
+@pytest.mark.parametrize("behind", [0.0, 1, (X[:2], torch.tensor([[True, False, True], [False, False, False]]))])
+def test_truth_values_are_explained_like_numbers(behind: Any) -> None:
+    inputs = X, torch.tensor([[True, False, True], [True, True, True], [False, False, True]])
+    options: dict[str, Any] = {"players": (torch.tensor([0, 1, 2, 2]), torch.tensor([3, 3, 4]))}
+    model = dasp.Model(Gated())
+    truth = dasp.Explainer(model, behind, method=dasp.Exact(), **options)(inputs, 1)
+    for method, most in ((dasp.Propagation(), 0.05), (dasp.Propagation(rank=2), 0.4), (dasp.Regression(budget=32), 1e-6)):
+        found = dasp.Explainer(model, behind, method=method, **options)(inputs, 1)
+        assert (found.per_player - truth.per_player).norm() < most * truth.per_player.norm()
+    for number, message in ((0.5, "Give a whole number"), (2, "beyond the range")):
+        with pytest.raises(dasp.InputError, match=message):
+            dasp.Explainer(model, (0.0, number), **options)(inputs, 1)
+
+
 def test_numpy_inputs_are_converted_to_the_model() -> None:
     net = small_net()
     explainer = dasp.Explainer(net, 0.0, method=dasp.Exact())

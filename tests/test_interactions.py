@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from functools import cache
 from pathlib import Path
@@ -137,6 +138,22 @@ def test_the_matrix_is_symmetric_and_parts_of_it_agree(method: dasp.Estimator) -
     assert {tuple(pair) for pair in top.pairs.tolist()} == {divmod(int(k), BIG) for k in mean.flatten().topk(2).indices}
 
 
+def test_pairs_of_a_result_can_be_asked_for_again() -> None:
+    first = found(dasp.Exact(), top=3)
+    assert first.pairs is not None
+    given = first.pairs, first.pairs.numpy(), list(first.pairs.numpy()), first.pairs.tolist(), tuple(first.pairs)
+    for pairs in given:
+        again = found(dasp.Exact(), pairs=pairs)
+        torch.testing.assert_close(again.values, first.values)
+        assert json.loads(json.dumps(again.settings))["pairs"] == first.pairs.tolist()
+    one = found(dasp.Exact(), pairs=2)
+    for player in (np.int64(2), torch.tensor(2)):
+        assert torch.equal(found(dasp.Exact(), pairs=player).values, one.values)
+    for wrong in (torch.ones(2, 2), np.array([[True, False]]), torch.tensor([1, 2]), torch.zeros(2, 3).long()):
+        with pytest.raises(InputTypeError, match="pairs: "):
+            found(pairs=wrong)
+
+
 def test_rows_and_targets_are_alone_what_they_are_together() -> None:
     explainer = dasp.Explainer(captured(BIG), 0.0)
     every = explainer.interactions(inputs(BIG), [0, 1]).values
@@ -152,6 +169,30 @@ def test_chunks_change_nothing() -> None:
     options = {name: wide.settings[name] for name in ("nodes", "rule", "rank", "mixture", "condition")}
     assert options == {name: narrow.settings[name] for name in options}
     torch.testing.assert_close(narrow.values, wide.values)
+
+
+@pytest.mark.parametrize("semivalue", [None, dasp.Banzhaf()], ids=str)
+@pytest.mark.parametrize(
+    "method",
+    [dasp.Propagation(), dasp.Propagation(mixture=BIG, rule="legendre"), dasp.Propagation(rank=2)],
+    ids=["default", "all enumerated", "rank 2"],
+)
+def test_evaluations_are_those_that_were_made(
+    monkeypatch: pytest.MonkeyPatch, method: dasp.Estimator, semivalue: Any
+) -> None:
+    made = 2  # nobody and everybody
+    plain = dasp.game.Game.table
+
+    def counted(game: dasp.game.Game, coalitions: Tensor, rows: Tensor) -> Tensor:
+        nonlocal made
+        made += len(coalitions)
+        return plain(game, coalitions, rows)
+
+    monkeypatch.setattr(dasp.game.Game, "table", counted)
+    explainer = dasp.Explainer(captured(BIG), 0.0, method=method, semivalue=semivalue)
+    result = explainer.interactions(inputs(BIG, 1), 1)
+    gradients = 4 * 2 if result.settings["rank"] == 2 else 0
+    assert result.evaluations == (made if made > 2 else 0) + gradients
 
 
 def test_a_product_of_two_is_all_interaction_also_of_groups_in_single_precision() -> None:

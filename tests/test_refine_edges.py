@@ -207,6 +207,25 @@ def test_memory_that_ends_the_work_is_said_to() -> None:
     assert found.settings["row_evaluations"][0] < 20_000
 
 
+def test_coalitions_of_many_players_stay_under_the_memory_bound() -> None:
+    model, x = nn.Linear(3000, 1), torch.ones(1, 3000)
+    method = dasp.Refine(tolerance=1e-5, budget=2**14, prior=dasp.VertexGradients(samples=4))
+    found: list[dasp.Attribution] = []
+    assert peak_bytes(lambda: found.append(dasp.Explainer(model, 0.0, method=method, memory=2**26)(x))) < 2**26
+    assert found[0].settings["ended"] == ["tolerance"]
+    with pytest.raises(dasp.MemoryBoundError, match=r"3,000 players.*Raise memory=, give prior="):
+        dasp.Explainer(model, 0.0, method=dasp.Refine(prior=None), memory=2**26)(x)
+
+
+def test_a_first_regression_of_many_players_stays_under_the_memory_bound() -> None:
+    model, bound = nn.Sequential(nn.Linear(400, 8), nn.ReLU(), nn.Linear(8, 1)), 2**25
+    explainer = dasp.Explainer(model, 0.0, method=dasp.Refine(tolerance=1e-4, prior=None), memory=bound)
+    found: list[dasp.Attribution] = []
+    x = torch.randn(1, 400, generator=torch.Generator().manual_seed(0))
+    assert peak_bytes(lambda: found.append(explainer(x))) < bound
+    assert found[0].settings["ended"] == ["memory"]
+
+
 def test_under_another_default_device() -> None:
     plain = explain(X, MODEL, 0, tolerance=0.1)
     with torch.device("meta"):

@@ -366,6 +366,16 @@ def test_the_memory_bound_is_kept() -> None:
         dasp.Regression(budget=20_000).estimate(game)
 
 
+@pytest.mark.parametrize("prior", [None, dasp.PermutationSampling(permutations=2)])
+def test_the_memory_bound_is_kept_with_hardly_more_pairs_than_players(prior: dasp.Estimator | None) -> None:
+    model, x, bound = nn.Linear(300, 1), torch.ones(1, 300), int(13.2e6)
+    explainer = dasp.Explainer(model, 0.0, method=dasp.Regression(budget=602, prior=prior), memory=bound)
+    assert peak_bytes(lambda: explainer(x)) < bound
+    explainer = dasp.Explainer(model, 0.0, method=dasp.Regression(budget=602, prior=prior), memory=bound // 2)
+    with pytest.raises(dasp.MemoryBoundError, match=r"300 pairs of coalitions of 300 players needs"):
+        explainer(x)
+
+
 def test_a_budget_too_small_is_refused_with_the_least_that_works() -> None:
     with pytest.raises(dasp.CostError, match=r"too small for 9 players .* budget=20 or more"):
         explain(budget=19)

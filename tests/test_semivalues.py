@@ -153,6 +153,16 @@ def test_settings_carry_the_semivalue_through_a_file(tmp_path: Path) -> None:
     assert "semivalue" not in explained(None, dasp.Exact()).settings
 
 
+def test_own_weights_come_as_arrays_too() -> None:
+    plain = dasp.Semivalue.of_sizes([0.5, 0.25, 0.25])
+    for made in (np.float32, torch.tensor):
+        assert dasp.Semivalue.of_sizes(made([0.5, 0.25, 0.25])) == plain
+        assert dasp.Semivalue(made([0.5, 0.125, 0.25])) == plain
+    for wrong, message in (((), "got none"), ("0.5", "got str"), (np.array(1.0), "got float"), (np.eye(2), "number, got list")):
+        with pytest.raises(InputTypeError, match=f"weights: .*{message}"):
+            dasp.Semivalue(wrong)  # type: ignore[arg-type]
+
+
 def test_what_cannot_be_is_refused() -> None:
     for method in (dasp.DASP(), dasp.VertexGradients(), dasp.Regression(budget=100, prior=None)):
         with pytest.raises(InputError, match=rf"{type(method).__name__} computes Shapley values only. Use method=dasp.Prop"):
@@ -171,8 +181,9 @@ def test_what_cannot_be_is_refused() -> None:
         dasp.Banzhaf(1.0)
     with pytest.raises(InputError, match=r"at q = 0.5 alone; leave nodes="):
         explained(dasp.Banzhaf(), dasp.Propagation(nodes=4))
-    with pytest.raises(InputError, match="leave nodes="):
-        explained(dasp.Banzhaf(), dasp.Propagation(rule="lobatto", nodes=2))
+    for options in ({"nodes": 2}, {}, {"mixture": 7}):
+        with pytest.raises(InputError, match="leave nodes="):
+            explained(dasp.Banzhaf(), dasp.Propagation(rule="lobatto", **options))
     with pytest.raises(InputTypeError, match=r"Write Banzhaf\(...\)"):
         explained(dasp.Banzhaf)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="2,000 sizes"):

@@ -151,10 +151,10 @@ def audit(
     values = values.detach().double()
     if walks and n == 1:
         truth = (game.outputs.double() - game.base_values.double()).unsqueeze(-1)
-        return _known(values, truth, 1 + game.rows_each, confidence, per_player)
+        return _beside(values, truth).audit(1 + game.rows_each, confidence, per_player)
     if walks and 2**n * game.rows_each <= evaluations:
         truth = Exact().estimate(game).values
-        return _known(values, truth, 2**n * game.rows_each, confidence, per_player)
+        return _beside(values, truth).audit(2**n * game.rows_each, confidence, per_player)
     if walks:
         pairs = (evaluations - 2) // walk_cost(n)
         pairs -= pairs % _together(game, pairs)
@@ -170,24 +170,12 @@ def audit(
             parts += _judged_groups(game, values, moved, evaluations, seed, confidence, bar)
     order = torch.cat([rows for rows, _ in parts]).argsort()
     judged = _Judged(*(torch.cat([getattr(j, name) for _, j in parts])[order] for name in _Judged.__dataclass_fields__))
-    return Audit(
-        judged.relative, judged.low, judged.high, judged.squared_error, judged.squared_norm, spent, confidence,
-        *((judged.player_errors, judged.player_spread) if per_player else (None, None)),
-    )  # fmt: skip
+    return judged.audit(spent, confidence, per_player)
 
 
 def _together(game: Game, pairs: int) -> int:
     """Walks that make one estimate: against a background as many, of different rows, as leave enough estimates."""
     return max(1, min(game.rows_each, pairs // FEWEST_MEANS))
-
-
-def _known(values: Tensor, truth: Tensor, evaluations: int, confidence: float, per_player: bool) -> Audit:
-    """The audit of values (B, T, n) of which the truth is known."""
-    away = values - truth
-    squares, norms = away.square().sum(-1), truth.square().sum(-1)
-    error = (squares / norms).sqrt().nan_to_num(nan=0.0)
-    players = (away, torch.zeros_like(away)) if per_player else (None, None)
-    return Audit(error, error, error, squares, norms, evaluations, confidence, *players)
 
 
 def _pair_count(n: int, evaluations: int) -> int:
@@ -219,6 +207,22 @@ class _Judged:
     squared_norm: Tensor
     player_errors: Tensor
     player_spread: Tensor
+
+    def audit(self, evaluations: int, confidence: float, per_player: bool) -> Audit:
+        """The same as users see it."""
+        players = (self.player_errors, self.player_spread) if per_player else (None, None)
+        return Audit(
+            self.relative, self.low, self.high, self.squared_error, self.squared_norm, evaluations, confidence, *players
+        )
+
+
+def _beside(values: Tensor, truth: Tensor) -> _Judged:
+    """Of values (R, T, n) of which the truth is known: no length of it is a part of nothing."""
+    away = values - truth
+    squares, norms = away.square().sum(-1), truth.square().sum(-1)
+    error = torch.where(squares == 0, 0.0, (squares / norms).sqrt())
+    low = torch.where(norms > 0, error, 0.0)
+    return _Judged(error, low, error, squares, norms, away, torch.zeros_like(away))
 
 
 def _judged_by_walks(
@@ -278,20 +282,15 @@ def _group(
 ) -> _Judged:
     """Judge some rows, (R, T, n), of which the players `moved` (R, n) differ from the baseline."""
     n, shape = blocks.members.shape[1], values.shape
-    if not n:  # rows at their baseline, whose values are 0
-        error, size = torch.where(values.square().sum(-1) > 0, torch.inf, 0.0), values.square().sum(-1)
-        return _Judged(error, torch.zeros_like(error), error, size, torch.zeros_like(size), values, torch.zeros_like(values))
+    if not n:  # rows at their baseline
+        return _beside(values, torch.zeros_like(values))
     which = moved.nonzero()[:, 1].reshape(len(rows), 1, n).expand(-1, shape[1], -1)
     everybody = torch.ones(1, n, dtype=torch.bool, device=game.device)
     found = differences(game, rows, which[:, 0], torch.cat((blocks.members, everybody)), bar).flatten(0, 1)
     own = values.gather(2, which).flatten(0, 1)
     if known:  # the truth itself
         truth = found @ shapley_weights(torch.cat((blocks.members, everybody)))
-        phi = torch.zeros_like(values).scatter(2, which, truth.reshape(which.shape))
-        away = values - phi
-        squares, norms = away.square().sum(-1), phi.square().sum(-1)
-        error = (squares / norms).sqrt().nan_to_num(nan=0.0)
-        return _Judged(error, error, error, squares, norms, away, torch.zeros_like(away))
+        return _beside(values, torch.zeros_like(values).scatter(2, which, truth.reshape(which.shape)))
     left, gap = found[:, :-1] - blocks.foretold(own), found[:, -1] - own.sum(1)
     # Values may be so wrong that nothing at all is a better surrogate.
     sane = left.square().mean(1, keepdim=True) <= WORST_SURROGATE * found[:, :-1].square().mean(1, keepdim=True)

@@ -118,7 +118,11 @@ def _full(number: float, x: Tensor, name: str) -> Tensor:
         raise InputError(f"{name}: must be finite, got {number}.")
     if not x.is_floating_point() and number != int(number):
         raise InputError(f"{name}: {number} cannot stand in for an input of {x.dtype}. Give a whole number.")
-    limits = torch.finfo(x.dtype) if x.is_floating_point() else torch.iinfo(x.dtype)
-    if not limits.min <= number <= limits.max:
+    if x.dtype == torch.bool:
+        least, most = 0.0, 1.0
+    else:
+        limits = torch.finfo(x.dtype) if x.is_floating_point() else torch.iinfo(x.dtype)
+        least, most = limits.min, limits.max
+    if not least <= number <= most:
         raise InputError(f"{name}: {number:g} is beyond the range of the input's {x.dtype}.")
     return torch.full((1, *x.shape[1:]), number, dtype=x.dtype, device=x.device)

@@ -76,7 +76,7 @@ def _score_bound(lacking: Tensor, square: Tensor, size: Tensor, confidence: floa
     The U-statistic has the variance `4 h^2 tr(S) / (n m) + 2 tr(S^2) / m^2` at it, S the covariance of the estimates.
     """
     m, n = lacking.shape[1:]
-    t = student(2 * confidence - 1, m - 1)
+    t = student(max(0.0, 2 * confidence - 1), m - 1)  # one-sided, below one half it would count from the other side
     centred = lacking - lacking.mean(1, keepdim=True)
     across = centred.mT @ centred if n <= m else centred @ centred.mT
     trace = centred.square().sum((1, 2)) / (m - 1)

@@ -34,7 +34,7 @@ from .checks import (
 from .errors import InputError, InputTypeError
 from .estimators import Estimate, Estimator, Propagation
 from .game import Game, Players, evaluate_rows
-from .interactions import Asked, Interactions, Pairs
+from .interactions import Asked, Interactions, Pairs, as_numbers
 from .model import Model
 from .players import Layout
 from .pretrained import Pretrained
@@ -188,7 +188,8 @@ class Explainer(Pretrained):
 
         Args:
             inputs, target, additional_forward_args, progress: as for an explanation.
-            pairs: "all"; a player's number, for that player with every other; or a list of pairs of numbers.
+            pairs: "all"; a player's number, for that player with every other; or pairs of numbers: a list, or as in
+                `Interactions.pairs`.
             top: keep so many of these pairs, the largest in the mean over rows and targets; of all pairs the whole matrix is
                 found first.
 
@@ -200,6 +201,7 @@ class Explainer(Pretrained):
             start = time.perf_counter()
             game = self._game(inputs, target, additional_forward_args)
             n = game.players.count
+            pairs = as_numbers(pairs)
             asked = Asked.of(pairs, top, n)
             asked.check_size(game.batch, game.targets.count, n, game.memory)
             game.check_ends()

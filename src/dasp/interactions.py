@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from .attribution import Attribution
 
-Pairs = str | int | Sequence[tuple[int, int]] | None
+Pairs = str | int | Sequence[tuple[int, int]] | Tensor | np.ndarray[Any, Any] | None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -196,6 +197,13 @@ class Asked:
             best = values.abs().mean((0, 1)).topk(min(self.top, len(pairs))).indices
             pairs, values = pairs[best], values[..., best]
         return values, pairs
+
+
+def as_numbers(pairs: Any) -> Any:
+    """Tensors, arrays and what they hold as lists and ints, which JSON can hold."""
+    if isinstance(pairs, Tensor | np.ndarray | np.generic):
+        return pairs.tolist()
+    return [as_numbers(one) for one in pairs] if isinstance(pairs, list | tuple) else pairs
 
 
 def _player(value: object, n: int) -> int:

@@ -160,13 +160,17 @@ class Semivalue(Weighting):
     weights: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.weights, Sequence) or isinstance(self.weights, str) or not self.weights:
-            raise InputTypeError("weights: expected one number for each size of a coalition of others, 0 to n - 1.")
-        for weight in self.weights:
+        weights = _listed(self.weights)
+        if not isinstance(weights, Sequence) or isinstance(weights, str) or not weights:
+            raise InputTypeError(
+                "weights: expected a list with one number for each size of a coalition of others, 0 to n - 1, got "
+                f"{'none' if weights == [] or weights == () else type(weights).__name__}."
+            )
+        for weight in weights:
             _check_number("weights", weight)
             if not 0 <= weight < math.inf:
                 raise InputError(f"weights must be 0 or more and finite, got {weight}.")
-        object.__setattr__(self, "weights", tuple(float(weight) for weight in self.weights))
+        object.__setattr__(self, "weights", tuple(float(weight) for weight in weights))
         total = float(self._ways_times_weights().sum())
         if not abs(total - 1) < 1e-6:
             raise InputError(
@@ -177,6 +181,7 @@ class Semivalue(Weighting):
     @classmethod
     def of_sizes(cls, shares: Sequence[float]) -> Semivalue:
         """From the share of each size, `C(n-1, k) p_k` for k = 0 to n - 1, which add up to 1."""
+        shares = _listed(shares)
         n = len(shares)
         if n > MOST_SIZES:
             raise InputError(f"shares: {n:,} sizes, whose weights are too small for numbers; at most {MOST_SIZES:,}.")
@@ -312,6 +317,11 @@ def _log_ways(count: int) -> Array:
 
 def _log_beta(a: float, b: float) -> float:
     return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+
+
+def _listed(numbers: Any) -> Any:
+    """Arrays and tensors as lists; anything else as it is."""
+    return numbers.tolist() if hasattr(numbers, "tolist") else numbers
 
 
 def _check_number(name: str, value: object) -> None:

@@ -81,7 +81,8 @@ def decided(options: Propagation, game: Game, plan: Plan, absent: Absent) -> tup
     if mixture is None:
         affordable = n <= MIXED_PLAYERS and 2 * measured(rank, condition) <= game.memory
         mixture = int((rule == LOBATTO or (small and at_one_point(game))) and rank == FULL and affordable)
-    usual = 1 if at_one_point(game) else 3 if absent.clusters is not None else _usual_nodes(rule, mixture, plan)
+    alone = at_one_point(game) and rule == LEGENDRE  # with other nodes it is refused by the semivalue, which says why
+    usual = 1 if alone else 3 if absent.clusters is not None else _usual_nodes(rule, mixture, plan)
     nodes = options.nodes or usual
     options = replace(options, rule=rule, nodes=nodes, rank=rank, mixture=mixture, condition=condition)
     return options, measured(rank, condition)
@@ -123,7 +124,7 @@ def _all_enumerated(options: Propagation, game: Game, absent: Absent) -> Propaga
     if rule is None:
         ends = (options.nodes or 2) > 1 and not at_one_point(game) and absent.clusters is None
         rule = LOBATTO if ends else LEGENDRE
-    usual = 1 if at_one_point(game) else (n + 3) // 2 if rule == LOBATTO else (n + 1) // 2
+    usual = (n + 3) // 2 if rule == LOBATTO else 1 if at_one_point(game) else (n + 1) // 2
     nodes = options.nodes or usual
     rank = rank if isinstance(rank, str) else min(rank, n)
     return replace(options, rule=rule, nodes=nodes, rank=rank, condition=bool(options.condition))

@@ -10,6 +10,7 @@ Legend: n players, P pairs in the pool, s pairs chosen so far.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import torch
@@ -31,6 +32,8 @@ SHORTLIST = 8
 TIES = 1e-6
 """Gains that differ by less than this part are in the order of chance; rounding does not decide."""
 TAKEN = 0.0
+MATRICES = 12
+"""Of n x n numbers that a regression has alive at once: a covariance for each power, and what the last one takes."""
 
 
 @lru_cache(maxsize=32)
@@ -56,6 +59,17 @@ def choice_bytes(n: int, count: int) -> int:
     """Memory that choosing `count` pairs of n players takes."""
     chosen = min(count, MOST_CHOSEN)
     return 0 if n > MOST_PLAYERS else 8 * _pool_size(n, chosen) * (chosen + 4 * n)
+
+
+def fit_bytes(n: int, pairs: int) -> int:
+    """Memory of a regression on pairs of n players, but for the coalitions."""
+    return 32 * pairs**2 + 8 * MATRICES * n * n
+
+
+def fitting(n: int, memory: int) -> int:
+    """Pairs of n players on which a regression takes so many bytes, with the coalitions."""
+    left = max(0, memory - fit_bytes(n, 0))
+    return min(left // (128 * n), math.isqrt(left // 64))
 
 
 def _pool_size(n: int, chosen: int) -> int:

@@ -70,7 +70,8 @@ def _gradients(game: Game, graph: Graph, rows: Tensor, coalitions: Tensor, behin
         base = b[behind].unsqueeze(0) if isinstance(game, BackgroundGame) else b.expand_as(x)[rows].unsqueeze(1)
         point = torch.where(z.unsqueeze(0), x[rows].unsqueeze(1), base).flatten(0, 1)
         masked.append(point.requires_grad_(point.is_floating_point()))
-        steps.append((x[rows].unsqueeze(1) - base).expand(-1, len(coalitions), *x.shape[1:]).flatten(0, 1))
+        if point.is_floating_point():  # others have no gradient
+            steps.append((x[rows].unsqueeze(1) - base).expand(-1, len(coalitions), *x.shape[1:]).flatten(0, 1))
     # The graph and not the module: a module may work in place, or without gradients.
     outputs = graph.run([*masked, *take_rows(game.extra, index, game.batch)])
     values = game.targets.select(outputs, index)  # (rows * M, T)
@@ -82,7 +83,7 @@ def _gradients(game: Game, graph: Graph, rows: Tensor, coalitions: Tensor, behin
         return total.reshape(shape)
     floating = [i for i, point in enumerate(masked) if point.requires_grad]
     gradients = torch.autograd.grad(chosen.sum(), [masked[i] for i in floating], allow_unused=True)
-    for i, gradient in zip(floating, gradients, strict=True):
+    for i, gradient, step in zip(floating, gradients, steps, strict=True):
         if gradient is not None:
-            total = total.index_add(1, game.players.labels[i].flatten(), (gradient * steps[i]).flatten(1))
+            total = total.index_add(1, game.players.labels[i].flatten(), (gradient * step).flatten(1))
     return total.reshape(shape)

@@ -179,6 +179,11 @@ class Kept:
             raise OutputFileError(f"keep: cannot write {self.path}: {error}") from error
 
 
+def storable(n: int, memory: int) -> int:
+    """Pairs of n players of which the coalitions, several copies alive at once, take so many bytes."""
+    return memory // (16 * n)
+
+
 def _foreign(file: Path) -> str:
     return (
         f"keep: {file} belongs to another model, other rows, players or targets, or another seed. Give another name, or remove "

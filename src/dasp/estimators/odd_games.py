@@ -51,7 +51,7 @@ def draw_pairs(n: int, count: int, generator: torch.Generator, *, without: Tenso
 
 
 def distinct(members: Tensor) -> Tensor:
-    """Each pair once, (nobody, all) not at all; in the order of first appearance."""
+    """Each pair once, by its coalition with the first player, in the order of first appearance."""
     first = members ^ ~members[:, :1]
     _, inverse = first.unique(dim=0, return_inverse=True)
     places = torch.full((int(inverse.max()) + 1,), len(first), device=first.device)

@@ -20,6 +20,7 @@ from .absent import Absent, both_ends, repeated
 from .base import Estimate, Estimator
 from .decisions import LEGENDRE, LOBATTO, at_one_point, decided, too_large
 from .directions import active_directions
+from .ends import single_steps, single_values
 from .mixed import Mixed
 from .preparation import check_graph, gradient
 from .sampling import check_seed
@@ -316,14 +317,7 @@ class _Work:
     @staticmethod
     def _ends(game: Game, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Exact marginal contributions to nobody and to everybody else, (rows, T, n) each."""
-        n = game.players.count
-        players = torch.arange(n, device=game.device)
-        first, last = [], []
-        for some in players.split(max(1, game.memory // (64 * n))):
-            alone = some.unsqueeze(1) == players
-            first.append(game.table(alone, rows) - game.base_values[rows].unsqueeze(1))
-            last.append(game.outputs[rows].unsqueeze(1) - game.table(~alone, rows))
-        return torch.cat(first, 1).transpose(1, 2), torch.cat(last, 1).transpose(1, 2)
+        return single_steps(game, rows, *single_values(game, rows))
 
     def _nodes(
         self, rows: Tensor, clusters: Tensor, q: Tensor, w: Tensor, rank: str | Tensor | None, mixed: Mixed, targets: list[int],

@@ -13,10 +13,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..bounds import upper_bound
-from ..errors import CostError, InputError, InputTypeError
+from ..errors import CostError, InputError, InputTypeError, MemoryBoundError
 from ..game import Game
 from .base import Estimate, Estimator
-from .kept import AT_ONCE, Kept, Pairs
+from .designs import fit_bytes, fitting
+from .kept import AT_ONCE, Kept, Pairs, storable
 from .lacking import FEWEST_BLOCKS, Blocks
 from .ladder import REFUSALS, First, Ladder
 from .odd_games import differences, distinct, every_pair
@@ -58,10 +59,10 @@ class Refine(Estimator):
     as these pairs: `Propagation()` enumerates players (`mixture=`), or takes a factor for every one of more than 64; of these
     vertex gradients are a second prior. What was left to choose is bettered, no option that was set.
 
-    A sample says nothing about coalitions that it did not draw. Where the budget allows for 4 n pairs, those of one player and
-    all others are always taken, and the bound leaves room for pairs that were not drawn and are missed as much as the worst
-    that was. Not found out is a network that does something at a few coalitions of other sizes alone, and much more of it than
-    at any that was drawn.
+    A sample says nothing about coalitions that it did not draw. Where the budget allows for 4 n pairs, and the memory bound for
+    2 n of them, those of one player and all others are always taken, and the bound leaves room for pairs that were not drawn,
+    and are missed as much as the worst that was. Not found out is a network that does something at a few coalitions of other
+    sizes alone, and much more of it than at any that was drawn.
 
     Looks at a row share the probability of error: look k has `(1 - confidence) / (k (k + 1))`. Where all coalitions cost
     hardly more than the next audit, or fit the budget at the start, all are evaluated, and the values are exact.
@@ -177,6 +178,13 @@ class Refine(Estimator):
                 f"the baseline: give budget={least} or more, or use dasp.Propagation() alone."
             )
 
+        needed = fit_bytes(n, FEWEST_BLOCKS)
+        if not prior and needed > game.memory:
+            raise MemoryBoundError(
+                f"Refine without a prior starts with a regression, {needed / 2**20:,.3g} MiB for {n:,} players, and the "
+                f"memory bound is {game.memory / 2**20:,.3g} MiB. Raise memory=, give prior=, or group elements into players."
+            )
+
     def _priors(self, game: Game, progress: bool) -> tuple[list[tuple[Estimator, Estimate]], list[dict[str, Any]]]:
         """The priors that take this network, and what is said of all."""
         found: list[tuple[Estimator, Estimate]] = []
@@ -247,24 +255,27 @@ class _Group:
             self.found.said.extend(self.ladder.said)
 
     def _refine(self) -> None:
-        budget = self.options.usual_budget(self.game)
-        everything = 2**self.n
-        self.sure = Blocks.spares(self.n, budget // 2)
+        budget, everything = self.options.usual_budget(self.game), 2**self.n
         known = torch.zeros(0, self.n, dtype=torch.bool, device=self.game.device)  # pairs that values rest on
         judged = None if self.ladder is None else self._of_priors(*self.ladder.priors.values())
+        most = (fitting if judged is None else storable)(self.n, self.game.memory)
+        self.sure = Blocks.spares(self.n, budget // 2) and 2 * self.n <= most
         if everything <= (self.options.budget or 2 * (LEAST_PAIRS + self.n)):
             self._exact()
         while len(self.active):
-            room = (budget - 2 - self.spent) // 2 - len(known) - (self.n if self.sure and not len(known) else 0)
+            there = len(known) or self.n * self.sure  # beside those that are drawn
+            room = (budget - 2 - self.spent) // 2 - there
             wanted = max(LEAST_PAIRS, self.n, len(known))
             if everything <= budget and 2 * (len(known) + wanted) >= NEARLY_ALL * everything:
                 self._exact()
                 break
             if room < wanted + FEWEST_BLOCKS:  # what would be left is too little for an audit of its own
                 wanted = room
-            large = self._too_large(len(known) + wanted)
+            large = self._too_large(there + wanted)
             last = judged is not None and (room == wanted or large)
             pairs = min(wanted, room if judged is not None else room // 2)
+            if large:
+                pairs = max(FEWEST_BLOCKS, min(pairs, most - there))
             blocks = Blocks.draw(self.n, pairs, self.generator, sure=self.sure).to(self.game.device)
             found = self._differences(blocks.members)
             if judged is not None:
@@ -291,7 +302,7 @@ class _Group:
 
     def _too_large(self, pairs: int) -> bool:
         """Whether a regression on so many pairs does not fit the memory bound."""
-        return 32 * min(pairs, MOST_FITTED) ** 2 + 64 * pairs * self.n > self.game.memory
+        return fit_bytes(self.n, min(pairs, MOST_FITTED)) + 64 * pairs * self.n > self.game.memory
 
     def _enumerate_far(self, judged: Judged, pairs: int) -> bool:
         """Evaluate all coalitions of the rows that would take too many pairs otherwise, where that is less work than a fit."""

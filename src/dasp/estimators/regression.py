@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from ..errors import CostError, InputError, InputTypeError, MemoryBoundError
 from ..game import Game
 from .base import Estimate, Estimator
-from .designs import choice_bytes, choose_pairs
+from .designs import choice_bytes, choose_pairs, fit_bytes
 from .exact import shapley_weights
 from .lacking import Blocks, reach_of
 from .odd_games import Fit, OddProcess, differences, every_pair
@@ -143,7 +143,9 @@ class Regression(Estimator):
         pairs = _pair_count(n, self.budget)
         work = 40 * pairs * n
         if 2**n > self.budget:
-            work = max((48 if self.relevance else 32) * min(pairs, MOST_FITTED) ** 2 + 4 * pairs * n, choice_bytes(n, pairs))
+            fitted = min(pairs, MOST_FITTED)
+            more = 16 * fitted**2 if self.relevance else 0
+            work = max(fit_bytes(n, fitted) + more + 4 * pairs * n, choice_bytes(n, pairs))
         needed = work + self.row_bytes(n, pairs, game.targets.count)
         if needed > game.memory:
             raise MemoryBoundError(

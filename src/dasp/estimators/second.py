@@ -20,6 +20,7 @@ from ..propagate import propagate
 from .absent import repeated
 from .base import Estimate
 from .directions import active_directions
+from .ends import single_steps, single_values
 from .mixed import Mixed
 from .preparation import bytes_per_row
 
@@ -80,17 +81,20 @@ class _Extension:
         chance = torch.where(states.bool().unsqueeze(1), present, 1 - present).prod(-1)  # (K, states, R)
         return (w[:, None, None, None] * chance.unsqueeze(-1) * values).sum((0, 1))
 
-    def mixed(self) -> tuple[dict[Mixed, list[int]], float]:
-        """Who is enumerated for which targets, and the propagated passes a row that tell."""
+    def mixed(self, ends: tuple[Tensor, Tensor] | None) -> tuple[dict[Mixed, list[int]], float]:
+        """Who is enumerated for which targets, and the propagated passes a row that tell.
+
+        `ends` are the marginal contributions to nobody and to everybody else, (R, T, n) each, where they are there already.
+        """
         game, work = self.work.game, self.work
         targets = list(range(game.targets.count))
         if not work.mixture:
             return {Mixed.nobody(len(self.rows), game.device): targets}, 0.0
         if work.screened:
             return work._screen(self.rows, self.rank)
-        first, last = work._ends(game, self.rows)
+        first, last = ends or work._ends(game, self.rows)
         size = game.outputs[self.rows].abs() + game.base_values[self.rows].abs()
-        return Mixed.by_target(first.abs() + last.abs(), work.mixture, size), 0.0
+        return Mixed.by_target((first.abs() + last.abs()).detach(), work.mixture, size), 0.0
 
 
 def _chunks(work: _Work, size: int) -> tuple[Tensor, ...]:
@@ -138,9 +142,9 @@ def propagated_interactions(work: _Work, players: Tensor, *, progress: bool) -> 
             passes += took * len(rows)
     values = torch.cat(parts)
     _refuse_not_finite(values, "interactions")
-    ends = _pair_count(players, game.players.count) * 2 + 2 * game.players.count + 2 if work.ended else 0
+    pairs = 2 * _pair_count(players, game.players.count) if work.at_ends else 0
     settings = {**work.settings, "rows_at_once": rows_at_once, "nodes_at_once": nodes_at_once}
-    return Estimate(values, None, float(ends), settings, passes / game.batch)
+    return Estimate(values, None, work.evaluations + pairs, settings, passes / game.batch)
 
 
 def _second_order_sizes(work: _Work) -> tuple[int, int]:
@@ -169,10 +173,13 @@ def _hessian_rows(of: _Extension, players: Tensor, nodes_at_once: int, bar: Any)
     work, game, rows = of.work, of.game, of.rows
     n = game.players.count
     result = torch.zeros(len(rows), game.targets.count, len(players), n, dtype=game.dtype, device=game.device)
-    if work.nodes.first or work.nodes.last:
-        first, last = _pair_ends(game, rows, players)
+    ends = None
+    if work.at_ends:
+        alone, without = single_values(game, rows)
+        ends = single_steps(game, rows, alone, without)
+        first, last = _pair_ends(game, rows, players, alone, without)
         result = result + work.nodes.first * first + work.nodes.last * last
-    mixed, screening = of.mixed()
+    mixed, screening = of.mixed(ends)
     for index in _chunks(work, nodes_at_once):
         for held, targets in mixed.items():
             shift = torch.zeros(len(rows), n, dtype=game.dtype, device=game.device, requires_grad=True)
@@ -193,8 +200,8 @@ def _pair_count(players: Tensor, n: int) -> int:
     return len(players) * (n - 1) - len(players) * (len(players) - 1) // 2
 
 
-def _pair_ends(game: Game, rows: Tensor, players: Tensor) -> tuple[Tensor, Tensor]:
-    """Second differences with nobody else and with everybody else, (R, T, P, n) each; exact."""
+def _pair_ends(game: Game, rows: Tensor, players: Tensor, alone: Tensor, without: Tensor) -> tuple[Tensor, Tensor]:
+    """Second differences with nobody else and with everybody else, (R, T, P, n) each, from `single_values`; exact."""
     n = game.players.count
     every = torch.arange(n, device=game.device)
     place = torch.full((n,), -1, device=game.device).scatter(0, players, torch.arange(len(players), device=game.device))
@@ -202,11 +209,9 @@ def _pair_ends(game: Game, rows: Tensor, players: Tensor) -> tuple[Tensor, Tenso
     wanted = (i != j) & ((place[j] < 0) | (i < j))  # each pair once
     i, j = i[wanted], j[wanted]
     result = []
-    for present in (False, True):
+    size = max(1, game.memory // (64 * n))
+    for present, single in ((False, alone.double()), (True, without.double())):
         start = (game.outputs if present else game.base_values)[rows].double()  # (R, T)
-        size = max(1, game.memory // (64 * n))
-        alone = [game.table((some.unsqueeze(1) == every) ^ present, rows) for some in every.split(size)]
-        single = torch.cat(alone, 1).double()
         matrix = torch.zeros(len(rows), game.targets.count, len(players), n, dtype=torch.float64, device=game.device)
         for a, b in zip(i.split(size), j.split(size), strict=True):
             both = game.table(((a.unsqueeze(1) == every) | (b.unsqueeze(1) == every)) ^ present, rows).double()
@@ -261,10 +266,11 @@ def _values(of: _Extension) -> tuple[Tensor, float]:
     work, game, rows = of.work, of.game, of.rows
     n = game.players.count
     total = torch.zeros(len(rows), game.targets.count, n, dtype=game.dtype, device=game.device)
-    if work.nodes.first or work.nodes.last:
-        first, last = _live_ends(of)
+    ends = None
+    if work.at_ends:
+        first, last = ends = _live_ends(of)
         total = total + work.nodes.first * first + work.nodes.last * last
-    mixed, screening = of.mixed()
+    mixed, screening = of.mixed(ends)
     for index in _chunks(work, work.nodes_at_once):
         slopes: dict[int, Tensor] = {}
         for held, targets in mixed.items():
