@@ -21,23 +21,13 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.nn.utils.rnn import PackedSequence
 
 from .errors import CaptureError
+from .ready import as_exported
 from .rewrite import WITH_EFFECTS, drop_checks, keep_rows, pool_first
 from .rules import RULES
 from .rules.moving import copied
 
 aten = torch.ops.aten
 Made = TypeVar("Made")
-
-SIZES = frozenset({aten.sym_size.int, aten.sym_numel.default, aten.sym_stride.int, aten.sym_storage_offset.default})
-"""Operations that read the shape of a value and not the value."""
-
-LIKE = frozenset(
-    {
-        aten.full_like.default, aten.zeros_like.default, aten.ones_like.default, aten.empty_like.default,
-        aten.new_full.default, aten.new_zeros.default, aten.new_ones.default, aten.new_empty.default,
-    }
-)  # fmt: skip
-"""Operations that make a known value with the shape or dtype of another, and read nothing else of it."""
 
 ASSERTIONS = frozenset({aten._assert_tensor_metadata.default, aten._assert_scalar.default, aten._assert_async.msg})
 """Checks that the exporter leaves in a graph; dropped, since rows and nodes change the batch."""
@@ -193,7 +183,10 @@ def graph_of(program: ExportedProgram) -> Graph:
     for op in RULES.ops():
         table.pop(op, None)
     with quiet():
-        program = program.run_decompositions(table)
+        graph = as_exported(program, table, RULES.ops())
+        if graph is None:
+            program = program.run_decompositions(table)
+            graph = program.graph
     signature = program.graph_signature
     if len(signature.user_outputs) != 1:
         raise CaptureError(
@@ -207,12 +200,11 @@ def graph_of(program: ExportedProgram) -> Graph:
             "If it writes into its input (mul_, add_, masked_fill_), work on x.clone(); if it was exported in training mode, "
             "call model.eval() and export it again."
         )
-    drop_checks(program.graph)
-    placeholders = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    drop_checks(graph)
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     constants: dict[fx.Node, Any] = {}
     inputs: list[fx.Node] = []
-    for spec in signature.input_specs:
-        node = placeholders[spec.arg.name]
+    for node, spec in zip(placeholders, signature.input_specs, strict=True):
         if spec.kind is InputKind.USER_INPUT:
             inputs.append(node)
         elif spec.kind is InputKind.TOKEN:
@@ -223,16 +215,16 @@ def graph_of(program: ExportedProgram) -> Graph:
             constants[node] = program.constants[spec.target]
         else:
             raise CaptureError(f"the model needs {spec.target} ({spec.kind.name}), which dasp cannot capture")
-    output = next(node for node in program.graph.nodes if node.op == "output")
+    output = next(node for node in graph.nodes if node.op == "output")
     pairs = zip(output.args[0], signature.output_specs, strict=True)
     results = [a for a, spec in pairs if isinstance(a, fx.Node) and spec.kind is OutputKind.USER_OUTPUT]
     if len(results) != 1:
         raise CaptureError("the model does not return a tensor that it computes")
     output_node = results[0]
-    keep_rows(program.graph)
-    for swapped in pool_first(program.graph):
+    keep_rows(graph)
+    for swapped in pool_first(graph):
         output_node = swapped[1] if output_node is swapped[0] else output_node
-    nodes = tuple(node for node in program.graph.nodes if node.op not in ("placeholder", "output"))
+    nodes = tuple(node for node in graph.nodes if node.op not in ("placeholder", "output"))
     _refuse_mixed_precision(inputs, nodes)
     return Graph(nodes, constants, tuple(inputs), output_node, _batch_symbol(inputs))
 

@@ -14,7 +14,8 @@ from torch._ops import OpOverload
 from .errors import CaptureError, DaspError, MissingRuleError, NumericsError, RuleFault
 from .folding import Fold, folds, seen_by
 from .gaussian import Gaussian, Law, Owned
-from .graph import ASSERTIONS, LIKE, SIZES, Graph, call, is_pointwise, layer_of
+from .graph import ASSERTIONS, Graph, call, is_pointwise, layer_of
+from .ready import LIKE, SIZES
 from .remedies import INDICES, refusal
 from .rewrite import GETITEM
 from .rules import RULES, Context, LinearRule

@@ -1,0 +1,152 @@
+"""Programs that need no decomposition: read as they were exported, which takes half the time.
+
+`ExportedProgram.run_decompositions` traces a program once more. Most networks hold nothing that it would take apart but a
+few operations whose other name is known; they are renamed here, and only what is left over is traced.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Container
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._ops import OpOverload
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+
+from .rewrite import CHECKS
+
+aten = torch.ops.aten
+
+SIZES = frozenset({aten.sym_size.int, aten.sym_numel.default, aten.sym_stride.int, aten.sym_storage_offset.default})
+"""Operations that read the shape of a value and not the value."""
+
+LIKE = frozenset(
+    {
+        aten.full_like.default, aten.zeros_like.default, aten.ones_like.default, aten.empty_like.default,
+        aten.new_full.default, aten.new_zeros.default, aten.new_ones.default, aten.new_empty.default,
+    }
+)  # fmt: skip
+"""Operations that make a known value with the shape or dtype of another, and read nothing else of it."""
+
+BUILT_IN = frozenset({"_operator", "math", "builtins", "torch"})
+"""Modules of functions on sizes, and of `getitem`."""
+
+
+def as_exported(program: ExportedProgram, taken_apart: Container[Any], kept: Container[Any]) -> fx.Graph | None:
+    """A copy of a program's graph if it says all that decomposing would make of it, else None.
+
+    Args:
+        program: as it was exported; stays as it is.
+        taken_apart: operations that would be decomposed, beside those that torch writes as several.
+        kept: operations that are fine as they are.
+    """
+    kinds = [spec.kind for spec in program.graph_signature.input_specs]
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    result: Any = graph.graph_copy(program.graph, copies)
+    graph.output(result)
+    given = [node for node in graph.nodes if node.op == "placeholder"]
+    moving = {node for node, kind in zip(given, kinds, strict=True) if kind is InputKind.USER_INPUT}
+    for node in list(graph.nodes):
+        if node.op == "get_attr":
+            return None
+        if node.op != "call_function":
+            continue
+        target: Any = node.target
+        if not isinstance(target, OpOverload):
+            if getattr(target, "__module__", None) not in BUILT_IN:
+                return None
+        elif target.namespace != "aten" or target._schema.is_mutable or not (target._schema.returns or target in CHECKS):
+            return None  # it acts beside its result
+        rename = RENAMED.get(target)
+        renamed = node if rename is None else rename(graph, node)
+        if renamed is None:
+            continue  # it did nothing, and is gone
+        reads = target not in SIZES and target not in LIKE and any(parent in moving for parent in renamed.all_input_nodes)
+        if reads:
+            if renamed.target in taken_apart or (renamed.target not in kept and _composite(renamed.target)):
+                return None
+            moving.add(renamed)
+    graph.eliminate_dead_code()
+    return graph
+
+
+def _composite(target: Any) -> bool:
+    """Whether torch writes an operation as several others."""
+    key = torch._C.DispatchKey.CompositeImplicitAutograd
+    return isinstance(target, OpOverload) and target.has_kernel_for_dispatch_key(key)
+
+
+def _drop(graph: fx.Graph, node: fx.Node) -> None:
+    source: Any = node.args[0]
+    node.replace_all_uses_with(source)
+    graph.erase_node(node)
+
+
+def _dropout(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    if node.args[2] is not False:
+        return node
+    _drop(graph, node)
+    return None
+
+
+def _to(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """A change of dtype or device that changes nothing."""
+    source: Any = node.args[0]
+    before, after = source.meta.get("val"), node.meta["val"]
+    if not isinstance(before, Tensor) or (before.dtype, before.device) != (after.dtype, after.device):
+        return node
+    _drop(graph, node)
+    return None
+
+
+def _convolution(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+    defaults = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+    given: dict[str, Any] = defaults | dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+    dims = given["weight"].meta["val"].dim() - 2
+    if node.meta["val"].dim() != dims + 2:  # of one row without a batch axis
+        return node
+
+    def each(name: str) -> list[Any]:
+        value = given[name]
+        several = [value] if isinstance(value, int) else list(value)
+        return several * dims if len(several) == 1 else several
+
+    x, weight, bias = (given[name] for name in names[:3])
+    sizes = (each("stride"), each("padding"), each("dilation"))
+    node.target = aten.convolution.default
+    node.args, node.kwargs = (x, weight, bias, *sizes, False, [0] * dims, given["groups"]), {}
+    return node
+
+
+def _batch_norm(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """Of moving statistics; the one that takes those of the batch stays, and is taken apart and refused."""
+    given: Any = node.args
+    x, weight, bias, mean, var, training, momentum, eps = given[:8]
+    if training is not False or mean is None or var is None:
+        return node
+    target = aten._native_batch_norm_legit_no_training.default
+    with graph.inserting_before(node):
+        several = graph.call_function(target, (x, weight, bias, mean, var, momentum, eps))
+        several.meta = {**node.meta, "val": (node.meta["val"], None, None)}
+    node.target, node.args, node.kwargs = operator.getitem, (several, 0), {}
+    return node
+
+
+RENAMED: dict[Any, Callable[[fx.Graph, fx.Node], fx.Node | None]] = {
+    aten.dropout.default: _dropout,
+    aten.alpha_dropout.default: _dropout,
+    aten.feature_dropout.default: _dropout,
+    aten.feature_alpha_dropout.default: _dropout,
+    aten.to.dtype: _to,
+    aten.to.dtype_layout: _to,
+    aten.to.device: _to,
+    aten.conv1d.default: _convolution,
+    aten.conv2d.default: _convolution,
+    aten.conv3d.default: _convolution,
+    aten.batch_norm.default: _batch_norm,
+}
