@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import dasp
 from dasp.estimators import posterior, regression
 from dasp.estimators.relevance import RelevanceProcess
+from dasp.memory import peak_bytes
 
 N = 12
 torch.manual_seed(0)
@@ -117,6 +118,15 @@ def test_float32_games_are_fitted_in_float64() -> None:
     single = dasp.Explainer(MODEL.float(), 0.0, method=dasp.Regression(budget=192, relevance=True))(X.float(), [0, 1])
     MODEL.double()
     assert torch.allclose(single.per_player.double(), explain(budget=192, relevance=True).per_player, rtol=0, atol=1e-3)
+
+
+def test_the_memory_bound_is_kept() -> None:
+    model, x, bound = nn.Linear(150, 1), torch.ones(1, 150), int(21e6)
+    learning = dasp.Regression(budget=402, relevance=True)
+    explainer = dasp.Explainer(model, 0.0, method=learning, memory=bound)
+    assert peak_bytes(lambda: explainer(x)) < bound
+    with pytest.raises(dasp.MemoryBoundError, match=r"200 pairs of coalitions of 150 players needs"):
+        dasp.Explainer(model, 0.0, method=learning, memory=bound // 2)(x)
 
 
 def test_relevance_is_a_choice() -> None:

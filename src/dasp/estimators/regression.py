@@ -19,6 +19,7 @@ from .exact import shapley_weights
 from .lacking import Blocks, reach_of
 from .odd_games import Fit, OddProcess, differences, every_pair
 from .posterior import ERRORS, MOST_FITTED, Sample, mean_prior
+from .relevance import relevance_bytes
 from .sampling import check_seed
 
 POWERS = (2, 3, 4, 6, 9, 13, 18)
@@ -144,7 +145,7 @@ class Regression(Estimator):
         work = 40 * pairs * n
         if 2**n > self.budget:
             fitted = min(pairs, MOST_FITTED)
-            more = 16 * fitted**2 if self.relevance else 0
+            more = relevance_bytes(n, fitted) if self.relevance else 0
             work = max(fit_bytes(n, fitted) + more + 4 * pairs * n, choice_bytes(n, pairs))
         needed = work + self.row_bytes(n, pairs, game.targets.count)
         if needed > game.memory:

@@ -32,6 +32,16 @@ MOST_NODES = 48
 """Of Gauss and Legendre, exact up to order 95; of higher orders with smooth weights nothing is left."""
 
 
+def relevance_bytes(n: int, pairs: int) -> int:
+    """Memory that learning the relevances of n players, and then their covariances, take on top of a fit to so many pairs."""
+    learning = 24 * min(pairs + 1, LEARNT_FROM) ** 2
+    return 8 * max(learning, 2 * pairs**2 + 5 * n * _node_count(n) ** 2 + 6 * n * pairs)
+
+
+def _node_count(n: int) -> int:
+    return min(n // 2 + 1, MOST_NODES)
+
+
 @dataclass(frozen=True, eq=False)
 class RelevanceProcess:
     """a_T independent, of variance sum_j c_j prod_{i in T} tanh(t_ji) for T of odd size; differences have the variance 1.
@@ -122,6 +132,6 @@ class RelevanceProcess:
 
     def _nodes(self) -> tuple[Tensor, Tensor]:
         """Nodes in [-1, 1] and their shares, which add up to 1."""
-        nodes, weights = np.polynomial.legendre.leggauss(min(self.strengths.shape[1] // 2 + 1, MOST_NODES))
+        nodes, weights = np.polynomial.legendre.leggauss(_node_count(self.strengths.shape[1]))
         like = self.strengths
         return like.new_tensor(nodes), like.new_tensor(weights / 2)
