@@ -32,6 +32,7 @@ ORDER = (
     "testing",
     "remedies",
     "rewrite",
+    "ready",
     "graph",
     "folding",
     "states",
