@@ -179,12 +179,12 @@ def graph_of(program: ExportedProgram) -> Graph:
     Raises:
         CaptureError: the program has a fixed batch size, several results, or changes its own buffers.
     """
-    table = torch.export.default_decompositions()
-    for op in RULES.ops():
-        table.pop(op, None)
     with quiet():
-        graph = as_exported(program, table, RULES.ops())
+        graph = as_exported(program, RULES.ops())
         if graph is None:
+            table = torch.export.default_decompositions()
+            for op in RULES.ops():
+                table.pop(op, None)
             program = program.run_decompositions(table)
             graph = program.graph
     signature = program.graph_signature

@@ -7,7 +7,8 @@ few operations whose other name is known; they are renamed here, and only what i
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection
+from functools import cache
 from typing import Any
 
 import torch
@@ -35,14 +36,14 @@ BUILT_IN = frozenset({"_operator", "math", "builtins", "torch"})
 """Modules of functions on sizes, and of `getitem`."""
 
 
-def as_exported(program: ExportedProgram, taken_apart: Container[Any], kept: Container[Any]) -> fx.Graph | None:
+def as_exported(program: ExportedProgram, kept: Collection[Any]) -> fx.Graph | None:
     """A copy of a program's graph if it says all that decomposing would make of it, else None.
 
     Args:
         program: as it was exported; stays as it is.
-        taken_apart: operations that would be decomposed, beside those that torch writes as several.
-        kept: operations that are fine as they are.
+        kept: operations that are fine as they are; others are decomposed if torch has a way to.
     """
+    kept = frozenset(kept)
     kinds = [spec.kind for spec in program.graph_signature.input_specs]
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
@@ -67,11 +68,17 @@ def as_exported(program: ExportedProgram, taken_apart: Container[Any], kept: Con
             continue  # it did nothing, and is gone
         reads = target not in SIZES and target not in LIKE and any(parent in moving for parent in renamed.all_input_nodes)
         if reads:
-            if renamed.target in taken_apart or (renamed.target not in kept and _composite(renamed.target)):
+            if renamed.target not in kept and (renamed.target in _taken_apart() or _composite(renamed.target)):
                 return None
             moving.add(renamed)
     graph.eliminate_dead_code()
     return graph
+
+
+@cache
+def _taken_apart() -> frozenset[Any]:
+    """What torch decomposes unless told not to; to list it takes as long as to export a small network."""
+    return frozenset(torch.export.default_decompositions())
 
 
 def _composite(target: Any) -> bool:
