@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import dasp
+from dasp.graph import graph_of
 
 ROWS = 3
 
@@ -467,3 +468,20 @@ def test_a_number_that_a_program_holds_fixed_cannot_be_changed() -> None:
     assert_right(program, (x, y), additional_forward_args=3.0)
     with pytest.raises(dasp.InputError, match=r"scale = 3.0.*got 4.0"):
         dasp.Explainer(program)((x, y), additional_forward_args=4.0)
+
+
+def test_moving_statistics_of_a_constant_are_left_alone() -> None:
+    class Table(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.arange(8.0).reshape(2, 4))
+            self.register_buffer("mean", torch.zeros(4))
+            self.register_buffer("var", torch.ones(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x * torch.nn.functional.batch_norm(self.table, self.mean, self.var, training=True)[0]).sum(1)
+
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(Table(), (torch.randn(3, 4),), dynamic_shapes=({0: batch},))
+    with pytest.raises(dasp.CaptureError, match="the model changes mean, var while it runs"):
+        graph_of(program)

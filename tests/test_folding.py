@@ -76,6 +76,27 @@ def test_the_same_values_as_with_an_axis_of_its_own() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
+def copied(q: Tensor, k: Tensor) -> Tensor:
+    scores = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2).contiguous()) / q.shape[-1] ** 0.5
+    return scores.softmax(-1).unflatten(0, (-1, HEADS))
+
+
+def moved(q: Tensor, k: Tensor) -> Tensor:
+    scores = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).movedim(1, 2)) / q.shape[-1] ** 0.5
+    return scores.softmax(-1).unflatten(0, (-1, HEADS))
+
+
+def parted(q: Tensor, k: Tensor) -> Tensor:
+    scores = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2)) / q.shape[-1] ** 0.5
+    return scores.flatten(1).unflatten(1, (TOKENS, TOKENS)).softmax(-1).unflatten(0, (-1, HEADS))
+
+
+@pytest.mark.parametrize("weights", [copied, moved, parted])
+def test_copies_and_moved_axes_keep_rows_however_they_are_spelled(weights: Callable[[Tensor, Tensor], Tensor]) -> None:
+    found = folds(capture(Attention(weights).eval(), (rows(),), (), 3))
+    assert {(fold.axis, fold.size) for node, fold in found.items() if "softmax" in str(node.target)} == {(0, HEADS)}
+
+
 @pytest.mark.parametrize("weights", [plain, folded, heads_first])
 def test_near_the_truth(weights: Callable[[Tensor, Tensor], Tensor]) -> None:
     model, players = dasp.Model(Attention(weights)), dasp.players.tokens()

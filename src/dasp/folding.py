@@ -19,12 +19,14 @@ from .graph import Graph, is_pointwise
 
 aten = torch.ops.aten
 
-JOINING = frozenset({aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.flatten.using_ints})
+JOINING = frozenset(
+    {aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.flatten.using_ints, aten.unflatten.int}
+)
 KEEPING = frozenset(
     {
-        aten.transpose.int, aten.permute.default, aten.clone.default, aten.unsqueeze.default, aten.squeeze.dim,
-        aten.bmm.default, aten.baddbmm.default, aten.matmul.default, aten.softmax.int, aten._softmax.default,
-        aten.log_softmax.int, aten._log_softmax.default,
+        aten.transpose.int, aten.permute.default, aten.movedim.int, aten.clone.default, aten.contiguous.default,
+        aten.unsqueeze.default, aten.squeeze.dim, aten.bmm.default, aten.baddbmm.default, aten.matmul.default,
+        aten.softmax.int, aten._softmax.default, aten.log_softmax.int, aten._log_softmax.default,
     }
 )  # fmt: skip
 """Beside pointwise operations, those that keep the order along an axis of rows that is as long before as after."""

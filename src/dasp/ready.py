@@ -66,6 +66,8 @@ def as_exported(program: ExportedProgram, kept: Collection[Any]) -> fx.Graph | N
         renamed = node if rename is None else rename(graph, node)
         if renamed is None:
             continue  # it did nothing, and is gone
+        if renamed.target is aten.batch_norm.default:
+            return None  # it may change its moving statistics, whatever it normalises
         reads = target not in SIZES and target not in LIKE and any(parent in moving for parent in renamed.all_input_nodes)
         if reads:
             if renamed.target not in kept and (renamed.target in _taken_apart() or _composite(renamed.target)):

@@ -25,12 +25,13 @@ WITH_INDICES = (MAX_POOLS - {aten.max_pool1d.default, aten.max_pool2d.default, a
 CHECKS = frozenset({aten._assert_tensor_metadata.default, aten._assert_scalar.default, aten._assert_async.msg})
 BAGS = frozenset({aten._embedding_bag.default, aten._embedding_bag_forward_only.default})
 VIEWS = frozenset({aten.view.default, aten.reshape.default, aten._unsafe_view.default})
-COPIES = frozenset({aten.expand.default, aten.clone.default, aten.alias.default})
+COPIES = frozenset({aten.expand.default, aten.clone.default, aten.contiguous.default, aten.alias.default})
 NEGLIGIBLE = 1e-6
 """Lengths that a clamp keeps at least this long are those of numbers of size one."""
 INCREASING = frozenset(
     {aten.relu.default, aten.relu6.default, aten.sigmoid.default, aten.tanh.default, aten.hardtanh.default,
-     aten.hardsigmoid.default, aten.softplus.default, aten.selu.default, aten.clone.default}
+     aten.hardsigmoid.default, aten.softplus.default, aten.selu.default, aten.clone.default,
+     aten.contiguous.default}
 )  # fmt: skip
 """Pointwise operations that never decrease, whatever their parameters."""
 
