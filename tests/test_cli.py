@@ -150,6 +150,16 @@ def test_audit_adds_the_measured_error(net: Path, rows: Path) -> None:
     assert set(table.column("audit_evaluations").to_pylist()) <= {8}
 
 
+def test_the_summary_says_how_far_the_audits_intervals_reach(net: Path, rows: Path, tmp_path: Path, capsys: Capture) -> None:
+    background = tmp_path / "background.npy"  # 8 coalitions of 100 rows are more than 500: the audit is a sample
+    np.save(background, np.random.default_rng(0).normal(size=(100, 3)).astype(np.float32))
+    table = explain(net, rows, "--target", 0, "--audit", 500, baseline=background)[1]
+    high = np.array(table.column("audit_high"))
+    assert high.max() > 0.01
+    said = capsys.readouterr()
+    assert f"its 95 % intervals end at {np.median(high):.1%} (median), {high.max():.1%} (largest)" in said.out + said.err
+
+
 def test_double_precision_is_computed_in_double(net: Path, rows: Path) -> None:
     table = explain(net, rows, "--target", 0, "--dtype", "float64")[1]
     assert str(table.schema.field("a").type) == "double"

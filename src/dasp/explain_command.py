@@ -210,7 +210,7 @@ class _Job:
 
     def run(self, writer: TableWriter) -> str:
         """Explain and write chunk after chunk; one line that sums up."""
-        chunk, gaps, errors, missed = self.options["chunk"], [], [], 0
+        chunk, gaps, errors, highs, missed = self.options["chunk"], [], [], [], 0
         show = self.options["progress"]
         with tqdm(total=len(self.rows), unit="row", disable=None if show is None else not show) as bar:
             for start in range(0, len(self.rows), chunk):
@@ -221,6 +221,7 @@ class _Job:
                 if self.options["audit"] is not None:
                     measured = audit_columns(result, self.options["audit"])
                     errors.append(measured["audit_error"])
+                    highs.append(measured["audit_high"])
                     columns |= measured
                 writer.write(columns, metadata={"dasp": json.dumps(self.describe(result))})
                 gaps.append(np.abs(columns["gap"]))
@@ -231,8 +232,9 @@ class _Job:
         if self.explainer.semivalue is None:  # others need not add up
             text += f", completeness gap {np.median(gap):.2%} (median), {gap.max():.2%} (largest)"
         if errors:
-            error = np.concatenate(errors)
+            error, high = np.concatenate(errors), np.concatenate(highs)
             text += f", measured error {np.median(error):.1%} (median), {error.max():.1%} (largest)"
+            text += f", its 95 % intervals end at {np.median(high):.1%} (median), {high.max():.1%} (largest)"
         return f"{text}, {missed_text(missed)}" if missed else text
 
     def describe(self, result: Attribution) -> dict[str, Any]:
