@@ -485,3 +485,14 @@ def test_moving_statistics_of_a_constant_are_left_alone() -> None:
     program = torch.export.export(Table(), (torch.randn(3, 4),), dynamic_shapes=({0: batch},))
     with pytest.raises(dasp.CaptureError, match="the model changes mean, var while it runs"):
         graph_of(program)
+
+
+def test_an_instance_norm_that_moves_its_statistics_is_refused() -> None:
+    norm = nn.InstanceNorm1d(2, track_running_stats=True)
+    model, x = nn.Sequential(nn.Conv1d(1, 2, 3), norm, nn.Flatten(), nn.Linear(12, 1)), torch.randn(3, 1, 8)
+    program = torch.export.export(model.train(), (x,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False)
+    before = {name: value.clone() for name, value in program.state_dict.items()}
+    with pytest.raises(dasp.CaptureError, match=r"the model changes .*running_mean, .*running_var while it runs"):
+        dasp.Explainer(program, 0.0)(x)
+    assert dasp.Explainer(model, 0.0)(x).values.isfinite().all()  # a module is explained in evaluation mode
+    assert all(torch.equal(before[name], value) for name, value in norm.state_dict(prefix="1.").items() if name in before)

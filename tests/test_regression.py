@@ -376,6 +376,14 @@ def test_the_memory_bound_is_kept_with_hardly_more_pairs_than_players(prior: das
         explainer(x)
 
 
+def test_outputs_too_large_to_be_squared_are_refused() -> None:
+    model = nn.Linear(20, 1).double()
+    model.weight.data.fill_(1e300)
+    for method in (dasp.Regression(budget=100), dasp.Regression(budget=100, relevance=True)):
+        with pytest.raises(dasp.NumericsError, match="Explain the output divided by a number"):
+            dasp.Explainer(model, 0.0, method=method)(torch.ones(2, 20, dtype=torch.float64))
+
+
 def test_a_budget_too_small_is_refused_with_the_least_that_works() -> None:
     with pytest.raises(dasp.CostError, match=r"too small for 9 players .* budget=20 or more"):
         explain(budget=19)

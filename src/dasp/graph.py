@@ -193,8 +193,8 @@ def graph_of(program: ExportedProgram) -> Graph:
             f"the model returns {len(signature.user_outputs)} values; dasp explains models that return one tensor. "
             "Wrap it in a module whose forward returns the one to explain."
         )
-    if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
-        changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
+    changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values(), *_moved_statistics(graph)]
+    if changed:
         raise CaptureError(
             f"the model changes {', '.join(changed)} while it runs, so it has no single value per coalition. "
             "If it writes into its input (mul_, add_, masked_fill_), work on x.clone(); if it was exported in training mode, "
@@ -227,6 +227,12 @@ def graph_of(program: ExportedProgram) -> Graph:
     nodes = tuple(node for node in graph.nodes if node.op not in ("placeholder", "output"))
     _refuse_mixed_precision(inputs, nodes)
     return Graph(nodes, constants, tuple(inputs), output_node, _batch_symbol(inputs))
+
+
+def _moved_statistics(graph: fx.Graph) -> list[str]:
+    """Names of the statistics that an instance norm in training mode changes, which its schema does not tell."""
+    norms = [node.args for node in graph.nodes if node.target is aten.instance_norm.default]
+    return [str(part) for args in norms if args[5] is True for part in args[3:5] if part is not None]
 
 
 def _refuse_effects(token: fx.Node) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .odd_games import Fit, Process, can_correct, held_out
-from .relevance import RelevanceProcess
+from .relevance import FADINGS, LEARNT_FROM, RelevanceProcess
 
 MOST_FITTED = 4096
 """Pairs beyond this many correct the surrogate of the others, as its cost grows with their cube."""
@@ -17,6 +17,9 @@ USUAL_ERROR = 0.02
 """Half of all priors are taken to be off by less than this part, before anything is seen."""
 ERRORS = tuple(10 ** (k / 4) for k in range(-14, 3))
 """Relative errors of the prior that are tried."""
+
+MOST_WIDENED = 4
+"""Variances grow by no more than this where nearly as much is learnt as there are pairs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,11 +67,13 @@ class Sample:
 
     @classmethod
     def of_each(cls, members: Tensor, differences: Tensor, memory: int) -> Sample:
-        """As `of`, but every game has the process that its own differences tell."""
+        """As `of`, but every game has the process that its own differences tell, with the freedom that this takes."""
         signs, parts = 2 * members.double() - 1, []
+        used = min(len(members), LEARNT_FROM)
+        left = max(used - members.shape[1] - len(FADINGS), used / MOST_WIDENED)
         for one in differences.split(1):
-            process = RelevanceProcess.learnt(signs, one[0])
-            parts.append(replace(cls.of(process, members, one, memory), fit=None))
+            part = cls.of(RelevanceProcess.learnt(signs, one[0]), members, one, memory)
+            parts.append(replace(part, scale=part.scale * used / left, fit=None))
 
         def together(name: str) -> Tensor:
             return torch.cat([getattr(part, name) for part in parts])

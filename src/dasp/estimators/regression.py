@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..errors import CostError, InputError, InputTypeError, MemoryBoundError
+from ..errors import CostError, InputError, InputTypeError, MemoryBoundError, NumericsError
 from ..game import Game
 from .base import Estimate, Estimator
 from .designs import choice_bytes, choose_pairs, fit_bytes
@@ -102,6 +102,7 @@ class Regression(Estimator):
         Raises:
             CostError: the budget is too small; says the least that works.
             MemoryBoundError: the pairs do not fit the memory bound.
+            NumericsError: the outputs are too large to be squared.
         """
         moved = game.moved(torch.arange(game.batch, device=game.device))[:, 0]  # (B, n)
         players = moved.sum(1)
@@ -121,6 +122,11 @@ class Regression(Estimator):
                     judged = self.judge(members, found.flatten(0, 1), before, game.memory)
                     values[some] = values[some].scatter(2, which, judged.values.reshape(which.shape))
                     errors[some] = errors[some].scatter(2, which, judged.standard_errors.reshape(which.shape))
+        if not bool(values.isfinite().all() and errors.isfinite().all()):
+            raise NumericsError(
+                "the squares of the outputs' differences are beyond what float64 holds. Explain the output divided by a number "
+                "that brings it near 1; the values are those of it times that number."
+            )
         own = game.rows_each * (2 + 2 * sum(pairs[n] for n in players.tolist()) / game.batch)
         settings: dict[str, Any] = {"budget": self.budget, "prior": None, "ridge": self.ridge}
         settings |= {"relevance": self.relevance, "seed": self.seed}
