@@ -1,7 +1,7 @@
-"""Report pages in Chromium: how fast they open and filter, by mouse and by keyboard, and that nothing from data runs.
+"""Report pages in Chromium: how fast they open and filter, by mouse and by keyboard, whether everybody can read them, and that
+nothing from data runs.
 
-`make report-test` runs these; without playwright or Chromium they are skipped. DASP_AXE names a file axe.min.js, where there is
-one, for a check of accessibility.
+`make report-test` runs these; without playwright or Chromium they are skipped.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,16 @@ from .report_pages import HOSTILE, table, write_table
 
 pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'dasp[table]'")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make report-test")
+
+
+def _files(package: str) -> list[Path]:
+    """The files of an installed package, none where it is not."""
+    try:
+        return [Path(str(file.locate())) for file in metadata.files(package) or ()]
+    except metadata.PackageNotFoundError:
+        return []
+
+
 CHROMIUM = os.environ.get("DASP_CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
@@ -28,6 +39,7 @@ pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium, or name one by DASP_CHROMIUM"
 )
 
+AXE = next((str(path) for path in _files("axe-playwright-python") if path.name == "axe.min.js"), None)
 FEATURES = tuple(f"feature {i}" for i in range(18))
 OPEN, FILTER = 3.0, 0.3  # seconds, most
 Page = Any
@@ -424,7 +436,7 @@ def test_a_page_is_refused_the_network_and_other_scripts(hundred: Path, browser:
     context.close()
 
 
-@pytest.mark.skipif("DASP_AXE" not in os.environ, reason="DASP_AXE names no axe.min.js")
+@pytest.mark.skipif(AXE is None, reason="axe-playwright-python, which brings axe.min.js, is not installed")
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing(theme: str, hundred: Path, images: Path, browser: Any) -> None:
     for path in (hundred, images):
@@ -432,7 +444,7 @@ def test_axe_finds_nothing(theme: str, hundred: Path, images: Path, browser: Any
         page = context.new_page()
         page.goto(path.as_uri())
         page.wait_for_selector("#importance svg")
-        page.add_script_tag(path=os.environ["DASP_AXE"])
+        page.add_script_tag(path=AXE)
 
         def violations(page: Page = page) -> list[str]:
             found = page.evaluate("axe.run().then(found => found.violations)")
