@@ -38,7 +38,7 @@ lint: $(STAMP)
 	$(PY) -m mypy
 
 test: lint
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 report-test: $(STAMP)
 	$(PY) -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[browser]'

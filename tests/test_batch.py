@@ -196,15 +196,18 @@ def test_targets_audits_and_backgrounds(model: Voices, rows: Path, voices: Any, 
 
 
 KILLS = """
-import json, os, random, signal, sys, time
+import json, os, random, signal, sys, threading, time
 from pathlib import Path
 import numpy as np
 import pandas  # once for all, for pyarrow imports it
 import torch
+from tqdm import tqdm
 sys.path.insert(0, sys.argv[1])
 from test_batch import Voices, quick, run
 
 torch.set_num_threads(1)
+# The lock of tqdm is shared by forked processes: one that is killed while it holds it would stop all that follow.
+tqdm.set_lock(threading.RLock())
 folder, values = Path(sys.argv[2]), np.load(sys.argv[3])
 explainer = quick(Voices(torch.tensor(values).float()), values)
 explainer(torch.tensor(values[:16]).float(), 0)  # the graph is captured once, for all that are killed
