@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -93,7 +94,7 @@ def small(problem: Problem) -> Iterator[list[Method]]:
     ours, n = Ours(problem), problem.count
     budgets = [k * n for k in MULTIPLES]
     prior = dasp.Propagation()
-    ours.default().run()  # captures the network, which is not what is compared
+    first = ours.default().run()  # captures the network, which is not what is compared
     yield [ours.default()]
     family = "dasp.Propagation, no exact ends"
     yield [ours.method(family, f"no exact ends, {k} nodes", dasp.Propagation(rule="legendre", nodes=k)) for k in (1, 2, 4, 6)]
@@ -112,7 +113,8 @@ def small(problem: Problem) -> Iterator[list[Method]]:
     family = "dasp.Regression, prior"
     yield [ours.method(family, f"prior, budget={b}", dasp.Regression(budget=b, prior=prior)) for b in fits]
     family = "dasp.Regression, prior and relevance"
-    learnt = [dasp.Regression(budget=b, prior=prior, relevance=True) for b in fits]
+    left = [b - math.ceil(first.evaluations + first.propagations) for b in fits]  # the others are the prior's
+    learnt = [dasp.Regression(budget=b, prior=prior, relevance=True) for b in left if b >= 2 * n + 2]
     yield [ours.method(family, f"prior, relevance, budget={one.budget}", one) for one in learnt]
     if n <= 32:
         strong, family = dasp.Propagation(mixture=6), "dasp.Regression, prior of mixture 6"
