@@ -59,8 +59,9 @@ class Regression(Estimator):
     Players whose elements are all at the baseline add nothing and are left out of the game. The values add up to output -
     base value by construction: the gap is rounding, and says nothing about the error. Standard errors are those of the
     posterior and no less, all together, than what one pair in M + 1 makes that was not drawn and is missed by a quarter of
-    what differences are large: M pairs that fit do not show that all do. Below 4 n evaluations they are a little small. A row
-    or target has the same values alone as together with others, but for rounding.
+    what differences are large: M pairs that fit do not show that all do. Below 4 n evaluations they are a little small, and
+    with `relevance` below some 12 n by about half: `audit()` knows. A row or target has the same values alone as together with
+    others, but for rounding.
 
     Attributes:
         budget: most evaluations a row, those of the prior not counted; at least 2 n + 2, or 2^n. Against a background each
