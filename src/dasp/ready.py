@@ -1,4 +1,4 @@
-"""Programs that need no decomposition: read as they were exported, which takes half the time.
+"""Programs that need no decomposition: read as they were exported, which takes a part of the time.
 
 `ExportedProgram.run_decompositions` traces a program once more. Most networks hold nothing that it would take apart but a
 few operations whose other name is known; they are renamed here, and only what is left over is traced.
