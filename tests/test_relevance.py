@@ -64,7 +64,7 @@ def test_many_players_and_large_relevances_stay_finite() -> None:
 @pytest.mark.parametrize("budget", [192, 768])
 def test_unequal_players_are_known_better_and_standard_errors_cover_it(budget: int) -> None:
     equal, learnt = (explain(budget=budget, relevance=relevance) for relevance in (False, True))
-    assert errors(learnt).mean() < 0.65 * errors(equal).mean()
+    assert errors(learnt).mean() < 0.7 * errors(equal).mean()  # a quarter of the pairs is set aside
     assert ((learnt.per_player - TRUTH) / learnt.standard_errors).square().mean() < 1.5
     assert learnt.settings["relevance"] is True
     assert learnt.gap.abs().max() < 1e-13

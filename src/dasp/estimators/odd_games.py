@@ -225,8 +225,10 @@ class Fit:
         values: (Q, n), of the surrogate.
         covariance: (n, n), of what is left, of a game of size 1.
         likely: (Q,), the squared size of the games that makes the differences most probable.
-        size: (Q,), the one that the errors of leaving one pair out have; truer where most pairs are known.
+        size: (Q,), the one that the errors of leaving one pair out have; truer where most pairs are known, or much was learnt.
         evidence: (Q,), log probability of the differences at `likely`, up to a constant.
+        foretold: (Q,), sum of the log probabilities of the pairs that `size` is judged by, each from all others, up to a
+            constant (Rasmussen and Williams 2006, equation 5.11).
         missed: (Q,), mean squared error of leaving one pair out.
         worst: (Q,), the largest error of leaving one pair out.
     """
@@ -239,12 +241,17 @@ class Fit:
     likely: Tensor
     size: Tensor
     evidence: Tensor
+    foretold: Tensor
     missed: Tensor
     worst: Tensor
 
     @classmethod
-    def of(cls, process: Process, members: Tensor, differences: Tensor) -> Fit:
-        """Condition on differences (Q, M) at coalitions (M, n) bool."""
+    def of(cls, process: Process, members: Tensor, differences: Tensor, fresh: Tensor | None = None) -> Fit:
+        """Condition on differences (Q, M) at coalitions (M, n) bool; `size` is by those that the process was not learnt from.
+
+        Args:
+            fresh: which those are, (M,) bool; None for all but everybody.
+        """
         signs, count, tiny = _signs(members), len(members), torch.finfo(torch.float64).tiny
         covariance = process.differences(signs, signs)
         covariance.diagonal().add_(process.jitter)
@@ -261,12 +268,15 @@ class Fit:
             unit = torch.zeros(count, len(some), dtype=torch.float64, device=signs.device)
             unit[some, torch.arange(len(some), device=signs.device)] = 1
             precision[some] = torch.linalg.solve_triangular(factor, unit, upper=False).square().sum(0)
-        size = (weights[:, :-1].square() / precision[:-1]).mean(1) if count > 1 else likely
+        judges = torch.arange(count, device=signs.device) < count - 1 if fresh is None else fresh
+        size = (weights.square() / precision)[:, judges].mean(1) if bool(judges.any()) else likely
+        size = size.clamp(min=tiny)
+        foretold = (precision[judges].log().sum() - int(judges.sum()) * size.log()) / 2
         left_out = weights / precision
         missed, worst = left_out.square().mean(1), left_out.abs().amax(1)
         left = process.prior() - reach.T @ reach
         values = (reach.T @ whitened).T
-        return cls(process, signs, weights, values, left, likely, size.clamp(min=tiny), evidence, missed, worst)
+        return cls(process, signs, weights, values, left, likely, size, evidence, foretold, missed, worst)
 
     def surrogate(self, members: Tensor) -> Tensor:
         """The differences expected at other coalitions (A, n) bool, (Q, A)."""

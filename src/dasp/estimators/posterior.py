@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .odd_games import Fit, Process, can_correct, held_out
-from .relevance import FADINGS, LEARNT_FROM, RelevanceProcess
+from .relevance import LEARNT_FROM, RelevanceProcess
+from .waves import WaveProcess, parameter_count
 
 MOST_FITTED = 4096
 """Pairs beyond this many correct the surrogate of the others, as its cost grows with their cube."""
@@ -18,8 +20,22 @@ USUAL_ERROR = 0.02
 ERRORS = tuple(10 ** (k / 4) for k in range(-14, 3))
 """Relative errors of the prior that are tried."""
 
-MOST_WIDENED = 4
-"""Variances grow by no more than this where nearly as much is learnt as there are pairs."""
+FEWEST_EACH = 0.5
+"""Pairs for each number of a metric, from which one is tried."""
+SET_ASIDE = 4
+"""One in so many pairs is not learnt from, and so says how large the errors of what was learnt are."""
+
+
+def unlearnt(count: int, device: torch.device) -> Tensor:
+    """Which of so many pairs, everybody last, a process is not learnt from, (M,) bool: one in 4, and what 384 leave over."""
+    from_last = torch.arange(count - 1, -1, -1, device=device)
+    aside = from_last % SET_ASIDE == SET_ASIDE - 1
+    return aside | ((~aside).flip(0).cumsum(0).flip(0) > LEARNT_FROM)
+
+
+def tells_directions(n: int, pairs: int) -> bool:
+    """Whether so many pairs may tell along which directions a game of n players bends."""
+    return pairs >= FEWEST_EACH * parameter_count(n)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +61,7 @@ class Sample:
     fit: Fit | None
 
     @classmethod
-    def of(cls, process: Process, members: Tensor, differences: Tensor, memory: int) -> Sample:
+    def of(cls, process: Process, members: Tensor, differences: Tensor, memory: int, fresh: Tensor | None = None) -> Sample:
         """Fit the last up to 4,096 pairs, with everybody; any others correct what they give, where they are enough for that.
 
         With the sums of variances t_0 of the fit and t_1 of the correction, the best mean of both takes t_0 / (t_0 + t_1)
@@ -53,7 +69,7 @@ class Sample:
         """
         n = members.shape[1]
         first = max(0, len(members) - 1 - MOST_FITTED)
-        fit = Fit.of(process, members[first:], differences[:, first:])
+        fit = Fit.of(process, members[first:], differences[:, first:], None if fresh is None else fresh[first:])
         values, left = fit.values, torch.ones_like(fit.size)
         if first and can_correct(n, members[first:-1], members[:first]):
             step = max(1, memory // (32 * (len(fit.signs) + n + len(differences))))
@@ -66,14 +82,25 @@ class Sample:
         return cls(values, fit.covariance[None], left * fit.size, left * fit.likely, fit.evidence, freedom, fit)
 
     @classmethod
-    def of_each(cls, members: Tensor, differences: Tensor, memory: int) -> Sample:
-        """As `of`, but every game has the process that its own differences tell, with the freedom that this takes."""
+    def learnt(cls, members: Tensor, differences: Tensor, memory: int) -> list[Sample]:
+        """As `of`, by processes that every game's own differences tell: relevances, and directions where pairs allow for it.
+
+        Learnt from few pairs, many numbers make these probable and others not: their evidence is what those set aside say.
+        """
+        found = [cls._of_each(RelevanceProcess.learnt, members, differences, memory)]
+        if tells_directions(members.shape[1], len(members)):
+            found.append(cls._of_each(WaveProcess.learnt, members, differences, memory))
+        return found
+
+    @classmethod
+    def _of_each(cls, learnt: Callable[[Tensor, Tensor], Process], members: Tensor, differences: Tensor, memory: int) -> Sample:
+        """As `of`, but the process of each game is learnt from its differences; others of them say how large errors are."""
         signs, parts = 2 * members.double() - 1, []
-        used = min(len(members), LEARNT_FROM)
-        left = max(used - members.shape[1] - len(FADINGS), used / MOST_WIDENED)
+        fresh = unlearnt(len(members), members.device)
         for one in differences.split(1):
-            part = cls.of(RelevanceProcess.learnt(signs, one[0]), members, one, memory)
-            parts.append(replace(part, scale=part.scale * used / left, fit=None))
+            part = cls.of(learnt(signs[~fresh], one[0, ~fresh]), members, one, memory, fresh)
+            foretold = part.evidence if part.fit is None else part.fit.foretold
+            parts.append(replace(part, likely=part.scale, evidence=foretold, freedom=max(1, int(fresh.sum())), fit=None))
 
         def together(name: str) -> Tensor:
             return torch.cat([getattr(part, name) for part in parts])

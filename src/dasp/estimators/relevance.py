@@ -8,6 +8,7 @@ differences of a game: the relevances that make them most probable (automatic re
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -38,8 +39,53 @@ def relevance_bytes(n: int, pairs: int) -> int:
     return 8 * max(learning, 2 * pairs**2 + 5 * n * _node_count(n) ** 2 + 6 * n * pairs)
 
 
+def nodes_of_size(like: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes in [-1, 1] and their shares, which add up to 1, for the players of `like` (..., n)."""
+    nodes, weights = np.polynomial.legendre.leggauss(_node_count(like.shape[-1]))
+    return like.new_tensor(nodes), like.new_tensor(weights / 2)
+
+
 def _node_count(n: int) -> int:
     return min(n // 2 + 1, MOST_NODES)
+
+
+def most_probable(
+    improbable: Callable[..., tuple[Tensor, Tensor]],
+    start: Sequence[Tensor],
+    differences: Tensor,
+    jitter: float,
+    steps: int,
+) -> list[Tensor]:
+    """Parameters that make differences (M,) most probable, whatever their size, found by L-BFGS from `start`.
+
+    Args:
+        improbable: from parameters the covariance (M, M) up to a factor, and what speaks against the parameters themselves.
+    """
+    tiny = torch.finfo(differences.dtype).tiny
+    d = (differences / differences.square().mean().sqrt().clamp(min=tiny)).unsqueeze(1)
+    ridge = jitter * torch.eye(len(d), dtype=d.dtype, device=d.device)
+    with torch.enable_grad():
+        parameters = [one.clone().requires_grad_() for one in start]
+        search = torch.optim.LBFGS(parameters, max_iter=steps, line_search_fn="strong_wolfe", tolerance_change=SETTLED)
+
+        def loss() -> Tensor:
+            covariance, against = improbable(*parameters)
+            factor = torch.linalg.cholesky(covariance + ridge)
+            whitened = torch.linalg.solve_triangular(factor, d, upper=False)
+            likely = whitened.square().mean().clamp(min=tiny)
+            result: Tensor = len(d) / 2 * likely.log() + factor.diagonal().log().sum() + against
+            for one, slope in zip(parameters, torch.autograd.grad(result, parameters), strict=True):
+                one.grad = slope
+            return result.detach()
+
+        search.step(loss)
+    return [one.detach() for one in parameters]
+
+
+def uneven(relevance: Tensor) -> Tensor:
+    """What speaks against logarithms of relevances (n,) that are far from each other."""
+    against: Tensor = (relevance - relevance.mean()).square().sum() / (2 * SPREAD**2)
+    return against
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,32 +108,20 @@ class RelevanceProcess:
     @classmethod
     def learnt(cls, signs: Tensor, differences: Tensor) -> RelevanceProcess:
         """The one that makes the differences (M,) of a game at coalitions (M, n) of signs most probable, by the last 384."""
-        z, d = signs[-LEARNT_FROM:], differences[-LEARNT_FROM:]
-        fading = torch.tensor(FADINGS, dtype=z.dtype, device=z.device).log()
-        tiny = torch.finfo(z.dtype).tiny
-        d = d / d.square().mean().sqrt().clamp(min=tiny)
-        with torch.enable_grad():
-            relevance = torch.full_like(z[0], math.log(FIRST)).requires_grad_()
-            mixture = torch.zeros_like(fading).requires_grad_()
-            parameters = [relevance, mixture]
-            search = torch.optim.LBFGS(parameters, max_iter=STEPS, line_search_fn="strong_wolfe", tolerance_change=SETTLED)
+        relevance = torch.full_like(signs[0], math.log(FIRST))
+        mixture = torch.zeros(len(FADINGS), dtype=signs.dtype, device=signs.device)
+        z = signs[-LEARNT_FROM:]
 
-            def process() -> RelevanceProcess:
-                return cls((fading.unsqueeze(1) + relevance).exp().clamp(LEAST, MOST), mixture.softmax(0))
+        def improbable(relevance: Tensor, mixture: Tensor) -> tuple[Tensor, Tensor]:
+            return cls.faded(relevance, mixture).differences(z, z), uneven(relevance)
 
-            def improbable() -> Tensor:
-                covariance = process().differences(z, z)
-                factor = torch.linalg.cholesky(covariance + cls.jitter * torch.eye(len(z), dtype=z.dtype, device=z.device))
-                whitened = torch.linalg.solve_triangular(factor, d.unsqueeze(1), upper=False)
-                likely = whitened.square().mean().clamp(min=tiny)
-                uneven = (relevance - relevance.mean()).square().sum() / (2 * SPREAD**2)
-                loss: Tensor = len(z) / 2 * likely.log() + factor.diagonal().log().sum() + uneven
-                relevance.grad, mixture.grad = torch.autograd.grad(loss, parameters)
-                return loss.detach()
+        return cls.faded(*most_probable(improbable, (relevance, mixture), differences[-LEARNT_FROM:], cls.jitter, STEPS))
 
-            search.step(improbable)
-            found = process()
-        return cls(found.strengths.detach(), found.shares.detach())
+    @classmethod
+    def faded(cls, relevance: Tensor, mixture: Tensor) -> RelevanceProcess:
+        """That of the logarithms of relevances (n,) and shares (J,) of the fadings."""
+        fading = relevance.new_tensor(FADINGS).log()
+        return cls((fading.unsqueeze(1) + relevance).exp().clamp(LEAST, MOST), mixture.softmax(0))
 
     def differences(self, signs: Tensor, others: Tensor) -> Tensor:
         """cov of differences at coalitions (A, n) and (B, n) of signs, float64: (A, B)."""
@@ -99,7 +133,7 @@ class RelevanceProcess:
 
     def values(self, signs: Tensor) -> Tensor:
         """cov of the values with the differences at coalitions (M, n) of signs: (n, M)."""
-        nodes, shares = self._nodes()
+        nodes, shares = nodes_of_size(self.strengths)
         result = torch.zeros_like(signs)
         for log_norm, amplitude, weight in zip(*self._amplitudes(), 2 * self._weights(), strict=True):
             for node, share in zip(nodes, shares, strict=True):
@@ -110,7 +144,7 @@ class RelevanceProcess:
 
     def prior(self) -> Tensor:
         """cov of the values, (n, n)."""
-        nodes, shares = self._nodes()
+        nodes, shares = nodes_of_size(self.strengths)
         at, weights = (torch.outer(x, x).flatten() for x in (nodes, shares))
         result = torch.zeros_like(self.strengths[0]).diag()
         for log_norm, amplitude, weight in zip(*self._amplitudes(), 2 * self._weights(), strict=True):
@@ -129,9 +163,3 @@ class RelevanceProcess:
         """Logarithms (J,) of prod cosh(t) exp(-t), and tanh(t), (J, n)."""
         t = self.strengths
         return ((1 + (-2 * t).exp()) / 2).log().sum(1), t.tanh()
-
-    def _nodes(self) -> tuple[Tensor, Tensor]:
-        """Nodes in [-1, 1] and their shares, which add up to 1."""
-        nodes, weights = np.polynomial.legendre.leggauss(_node_count(self.strengths.shape[1]))
-        like = self.strengths
-        return like.new_tensor(nodes), like.new_tensor(weights / 2)
