@@ -19,6 +19,7 @@ from .windows import Arrivals
 
 POSITIONS, CHANNELS = "positions", "channels"
 _DNA_HELD_OUT = 2_000  # sequences
+_BLOCK, _QUICK_BLOCK = 64, 16  # pairs of permutations between two looks at the error
 _DNA_LENGTH = 200
 
 
@@ -138,6 +139,7 @@ def dna(settings: Settings) -> Problem:
         cache=settings.cache,
         name="dna",
         tolerance=0.1 if settings.quick else 0.02,
+        block=_QUICK_BLOCK if settings.quick else _BLOCK,
         players=players,
         outputs=Arrivals(model),
         progress=settings.progress,
@@ -179,6 +181,7 @@ def mnist(settings: Settings) -> Problem:
         cache=settings.cache,
         name="mnist",
         tolerance=0.1 if settings.quick else 0.0145,
+        block=_QUICK_BLOCK if settings.quick else _BLOCK,
         progress=settings.progress,
     )
     return Problem(
