@@ -4,11 +4,12 @@ VENV := $(if $(wildcard .venv/bin/python),.venv,$(or $(VIRTUAL_ENV),.venv))
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.dasp-installed
 
-.PHONY: help explain picture test report-test ray-test mlflow-test lint docs newcomer bench paper audit clean
+.PHONY: help explain picture test long-test report-test ray-test mlflow-test lint docs newcomer bench paper audit clean
 
 help:
 	@echo "make explain   train a small CNN on the handwritten digits, explain 100 images, print measured errors"
-	@echo "make test      ruff, strict types and all tests"
+	@echo "make test      ruff, strict types and tests"
+	@echo "make long-test what make test shows, at full size and on more variants"
 	@echo "make report-test  report pages in Chromium, which must be installed (DASP_CHROMIUM names it, if not on the path)"
 	@echo "make ray-test  whole data sets on Ray, which it installs: the same files, though a worker is lost"
 	@echo "make mlflow-test  a result, its figure and its explainer in a local MLflow store; installs mlflow-skinny"
@@ -38,7 +39,10 @@ lint: $(STAMP)
 	$(PY) -m mypy
 
 test: lint
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
+
+long-test: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m long tests
 
 report-test: $(STAMP)
 	$(PY) -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[browser]'

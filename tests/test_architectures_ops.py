@@ -395,8 +395,13 @@ def error(found: Tensor, exact: Tensor) -> float:
     return float((found - exact).norm() / exact.norm())
 
 
+LONG = {
+    "LSTM, two directions", "LSTM, stacked, steps first", "GRU, two directions, steps first", "RNN, stacked, two directions",
+}  # fmt: skip
+
+
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param(one, marks=pytest.mark.long) if one in LONG else one for one in CASES])
 def test_architectures(name: str) -> None:
     case = CASES[name]
     x = inputs(case)

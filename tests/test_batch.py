@@ -928,7 +928,7 @@ for source in sys.argv[2:]:
 """
 
 
-@pytest.mark.parametrize("kind", ["parquet", "csv"])
+@pytest.mark.parametrize("kind", ["parquet", pytest.param("csv", marks=pytest.mark.long)])
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path, kind: str) -> None:
     values = np.random.default_rng(0).standard_normal((20_000, FEATURES)).astype(np.float32)
     names = [f"c{place}" for place in range(FEATURES)]

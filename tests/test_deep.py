@@ -118,6 +118,7 @@ DEEP: dict[str, Case] = {
 }
 METHODS = (dasp.Propagation(), dasp.Propagation(rank=0), dasp.Propagation(condition=False))
 SLOW = {"residual CNN", "LSTM", "pre-norm encoder", "post-norm encoder"}
+LONG = SLOW - {"LSTM"}
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def deep(name: str) -> Deep:
     return Deep(case, network, model, x, result.per_player)
 
 
-@pytest.fixture(scope="module", params=[pytest.param(one, marks=pytest.mark.slow if one in SLOW else ()) for one in DEEP])
+@pytest.fixture(scope="module", params=[pytest.param(one, marks=pytest.mark.long if one in LONG else ()) for one in DEEP])
 def network(request: pytest.FixtureRequest) -> Deep:
     return deep(request.param)
 

@@ -79,6 +79,7 @@ ERRORS = {
     "bert": 0.081, "bert, eager": 0.081, "bert, tokens": 0.089, "roberta": 0.062, "distilbert": 0.2, "gpt2": 0.14,
     "gpt2, classes": 0.23, "llama": 0.35,
 }  # fmt: skip
+LONG = {"bert, eager", "bert, tokens", "distilbert", "gpt2, classes"}
 
 
 def relative(found: dasp.Attribution, truth: dasp.Attribution) -> float:
@@ -86,7 +87,7 @@ def relative(found: dasp.Attribution, truth: dasp.Attribution) -> float:
     return float(((a - b).norm(dim=1) / b.norm(dim=1)).mean())
 
 
-@pytest.mark.parametrize("name", ERRORS)
+@pytest.mark.parametrize("name", [pytest.param(one, marks=pytest.mark.long) if one in LONG else one for one in ERRORS])
 def test_against_enumeration(name: str) -> None:
     ids = torch.randint(5, 20, (20, 9), generator=torch.Generator().manual_seed(1))
     options: dict[str, Any] = {"position": 3} if name == "bert, tokens" else {}

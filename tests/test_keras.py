@@ -432,9 +432,10 @@ LOOPS: dict[str, tuple[Callable[[], Any], Tensor, float]] = {
     "ConvLSTM2D": (lambda: L.ConvLSTM2D(2, 2), IMAGES, 0.0085),
     "a model inside": (lambda: keras.Sequential([L.Input((7, 3)), L.SimpleRNN(5)]), STEPS, 0.14),
 }  # fmt: skip
+LONG = {"LSTM with recurrent dropout", "stacked cells", "ConvLSTM2D"}
 
 
-@pytest.mark.parametrize("name", LOOPS)
+@pytest.mark.parametrize("name", [pytest.param(one, marks=pytest.mark.long) if one in LONG else one for one in LOOPS])
 def test_loops_over_steps_must_be_unrolled(name: str) -> None:
     make, x, bound = LOOPS[name]
     model = sequential(tuple(x.shape[1:]), make(), L.Flatten(), L.Dense(1))

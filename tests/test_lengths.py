@@ -118,7 +118,7 @@ class Masked(Packed):
         return self.layer(x)[0]
 
 
-@pytest.mark.parametrize("averaged", [False, True])
+@pytest.mark.parametrize("averaged", [False, pytest.param(True, marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 def test_packed_sequences_are_refused_with_what_to_do(kind: type[nn.RNNBase], averaged: bool) -> None:
     packed, masked, x = Packed(kind, averaged=averaged), Masked(kind, averaged=averaged), rows(3)
@@ -133,7 +133,7 @@ def test_packed_sequences_are_refused_with_what_to_do(kind: type[nn.RNNBase], av
 
 
 @pytest.mark.parametrize("method", [dasp.Exact(), dasp.Propagation()])
-@pytest.mark.parametrize("averaged", [False, True])
+@pytest.mark.parametrize("averaged", [pytest.param(False, marks=pytest.mark.long), True])
 def test_what_comes_after_the_end_of_a_row_changes_nothing(averaged: bool, method: dasp.Estimator) -> None:
     model = Masked(nn.LSTM, averaged=averaged)
     assert_each_as_alone(model, rows(3), LENGTHS, lambda row: LENGTHS[row : row + 1], method, 1e-9)

