@@ -77,7 +77,7 @@ def networks(count: int, out: Path, only: list[str] | None) -> Iterator[Network]
         features, labels = mixture.table_data("wine")
         rows = features[torch.randperm(len(features), generator=torch.Generator().manual_seed(1))][-count:]
         with torch.enable_grad():
-            model = mixture.trained(features, labels, norm=True)
+            model = mixture.trained(features, labels, mixture.normed)
         yield Network.of("wine, LayerNorm", model, rows.double(), None)
 
 

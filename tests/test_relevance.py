@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import dasp
-from dasp.estimators import posterior, regression
+from dasp.estimators import posterior, regression, relevance, waves
 from dasp.estimators.relevance import RelevanceProcess
 from dasp.memory import peak_bytes
 
@@ -61,9 +61,9 @@ def test_many_players_and_large_relevances_stay_finite() -> None:
     assert (torch.linalg.eigvalsh(process.prior()) > -1e-12).all()
 
 
-@pytest.mark.parametrize("budget", [192, 768])
+@pytest.mark.parametrize("budget", [192, pytest.param(768, marks=pytest.mark.long)])
 def test_unequal_players_are_known_better_and_standard_errors_cover_it(budget: int) -> None:
-    equal, learnt = (explain(budget=budget, relevance=relevance) for relevance in (False, True))
+    equal, learnt = (explain(budget=budget, relevance=learn) for learn in (False, True))
     assert errors(learnt).mean() < 0.7 * errors(equal).mean()  # a quarter of the pairs is set aside
     assert ((learnt.per_player - TRUTH) / learnt.standard_errors).square().mean() < 1.5
     assert learnt.settings["relevance"] is True
@@ -82,6 +82,8 @@ def test_a_prior_joins_it() -> None:
 def test_a_row_has_the_same_values_alone_as_together(options: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (posterior, regression):
         monkeypatch.setattr(module, "MOST_FITTED", 256)  # of 600 evaluations some correct what the others give
+    for learner in (posterior, relevance, waves):
+        monkeypatch.setattr(learner, "LEARNT_FROM", 128)
     x = X.clone()
     x[1] = 0  # nobody plays
     x[2, 4:6] = 0

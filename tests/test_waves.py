@@ -75,12 +75,12 @@ def test_games_that_bend_along_sums_are_known_better_and_standard_errors_cover_i
 
 
 def test_a_prior_joins_them_and_other_rows_do_not_matter() -> None:
-    x = X.clone()
+    x = X[:2].clone()
     x[1, 4:6] = 0
     options = {"prior": dasp.Propagation(), "relevance": True}
-    together = explain(192, x, **options)
-    for row in range(3):
-        alone = explain(192, x[row : row + 1], **options)
+    together = explain(100, x, **options)
+    for row in range(2):
+        alone = explain(100, x[row : row + 1], **options)
         assert torch.allclose(alone.per_player[0], together.per_player[row], rtol=0, atol=1e-6)
 
 
