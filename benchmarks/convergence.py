@@ -34,6 +34,7 @@ LIMIT = 1e-12
 EXACT = 1e-5
 """What a mixture of everybody may be off."""
 PRIOR = dasp.Propagation()
+WINE = "wine"
 MEMORY = 6 * 2**30
 """A propagation with all patterns of everybody keeps them at once."""
 
@@ -74,7 +75,7 @@ def networks(count: int, out: Path, only: list[str] | None) -> Iterator[Network]
             inputs, _ = architectures.drawn(case, count, 40_000)
             players = dasp.players.grid(2, 2) if case.task is None else dasp.players.tokens()
             yield Network.of(name, model, architectures.embedded(model, inputs).detach().double(), players)
-    if only is None or "wine" in only:
+    if only is None or WINE in only:
         features, labels = mixture.table_data("wine")
         rows = features[torch.randperm(len(features), generator=torch.Generator().manual_seed(1))][-count:]
         with torch.enable_grad():
@@ -113,9 +114,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("out/frontier"))
-    parser.add_argument("--only", nargs="+", help="names of networks")
+    parser.add_argument("--only", nargs="+", choices=(*architectures.CASES, WINE), help="and no page is written")
     parser.add_argument("--page", type=Path, help="a page with a place for the tables, marked by comments")
     options = parser.parse_args()
+    if options.only and options.page:
+        parser.error("--page takes all networks: leave --only out")
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     heads = ["`Regression`", *(f"{k}n" for k in MULTIPLES), *(f"2^n / {k}" if k > 1 else "2^n" for k in PARTS)]

@@ -84,7 +84,33 @@ def test_a_prior_joins_them_and_other_rows_do_not_matter() -> None:
         assert torch.allclose(alone.per_player[0], together.per_player[row], rtol=0, atol=1e-6)
 
 
+def test_a_row_of_a_float32_network_is_nearly_the_same_alone_and_torchs_usual_dtype_does_not_matter() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(N, 64), nn.Tanh(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
+    explainer = dasp.Explainer(model, 0.0, method=dasp.Regression(budget=192, relevance=True))
+    together = explainer(X.float())
+    alone = explainer(X[:1].float())
+    errors = together.standard_errors[0]
+    assert ((alone.values - together.values[:1]).abs() < 0.02 * errors).all()
+    torch.set_default_dtype(torch.float64)
+    try:
+        again = explainer(X.float())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(again.values, together.values)
+
+
+def test_rows_of_fewer_players_whose_directions_are_learnt_keep_the_memory_bound() -> None:
+    x = random(2, 60)
+    x[1, 30:] = 0
+    method = dasp.Regression(budget=1000, relevance=True)
+    explainer = dasp.Explainer(nn.Linear(60, 1).double(), 0.0, method=method, memory=37 * 2**20)
+    with pytest.raises(dasp.MemoryBoundError, match="499 pairs of coalitions of 30 players"):
+        explainer(x)
+
+
 def test_few_pairs_of_many_players_are_not_asked_for_directions() -> None:
     assert tells_directions(12, 64)
+    assert not tells_directions(4, 5)
     assert not tells_directions(64, 1000)
     assert not tells_directions(784, 4096)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .odd_games import Fit, Process, can_correct, held_out
-from .relevance import LEARNT_FROM, RelevanceProcess
+from .relevance import FADINGS, LEARNT_FROM, RelevanceProcess
 from .waves import WaveProcess, parameter_count
 
 MOST_FITTED = 4096
@@ -24,18 +24,27 @@ FEWEST_EACH = 0.5
 """Pairs for each number of a metric, from which one is tried."""
 SET_ASIDE = 4
 """One in so many pairs is not learnt from, and so says how large the errors of what was learnt are."""
+FEWEST_ASIDE = 8
+"""Of fewer the mean error says little: all are learnt from then, and variances widened by how much was learnt."""
+MOST_WIDENED = 4
+"""Variances grow by no more than this where nearly as much is learnt as there are pairs."""
 
 
 def unlearnt(count: int, device: torch.device) -> Tensor:
-    """Which of so many pairs, everybody last, a process is not learnt from, (M,) bool: one in 4, and what 384 leave over."""
+    """Which of so many pairs, everybody last, a process is not learnt from, (M,) bool: one in 4, and what 384 leave over.
+
+    None, where one in 4 is too few.
+    """
     from_last = torch.arange(count - 1, -1, -1, device=device)
     aside = from_last % SET_ASIDE == SET_ASIDE - 1
+    if count // SET_ASIDE < FEWEST_ASIDE:
+        return torch.zeros_like(aside)
     return aside | ((~aside).flip(0).cumsum(0).flip(0) > LEARNT_FROM)
 
 
 def tells_directions(n: int, pairs: int) -> bool:
     """Whether so many pairs may tell along which directions a game of n players bends."""
-    return pairs >= FEWEST_EACH * parameter_count(n)
+    return pairs >= max(FEWEST_EACH * parameter_count(n), SET_ASIDE * FEWEST_ASIDE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,11 +105,17 @@ class Sample:
     def _of_each(cls, learnt: Callable[[Tensor, Tensor], Process], members: Tensor, differences: Tensor, memory: int) -> Sample:
         """As `of`, but the process of each game is learnt from its differences; others of them say how large errors are."""
         signs, parts = 2 * members.double() - 1, []
-        fresh = unlearnt(len(members), members.device)
+        n, fresh = members.shape[1], unlearnt(len(members), members.device)
+        judges = int(fresh.sum())
+        few = max(len(members) - n - len(FADINGS), len(members) / MOST_WIDENED)
         for one in differences.split(1):
-            part = cls.of(learnt(signs[~fresh], one[0, ~fresh]), members, one, memory, fresh)
-            foretold = part.evidence if part.fit is None else part.fit.foretold
-            parts.append(replace(part, likely=part.scale, evidence=foretold, freedom=max(1, int(fresh.sum())), fit=None))
+            part = cls.of(learnt(signs[~fresh], one[0, ~fresh]), members, one, memory, fresh if judges else None)
+            if judges:
+                foretold = part.evidence if part.fit is None else part.fit.foretold
+                part = replace(part, likely=part.scale, evidence=foretold, freedom=judges)
+            else:
+                part = replace(part, scale=part.scale * len(members) / few)
+            parts.append(replace(part, fit=None))
 
         def together(name: str) -> Tensor:
             return torch.cat([getattr(part, name) for part in parts])

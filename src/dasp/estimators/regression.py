@@ -54,17 +54,18 @@ class Regression(Estimator):
     square of the error that the pairs find in it; few pairs do not tell them apart, so give priors that are about as good.
 
     With `relevance` the process is learnt from the differences, row by row: how much each player matters (see `relevance`) and
-    along which sums of players the output bends (see `waves`), whichever makes them more probable. That takes fits of its own
-    for every row and target, some seconds, and pays where passes are dear: errors fall to half where a few of the players
-    decide, to a third or less where the output bends along few sums, as that of recurrent networks.
+    along which sums of players the output bends (see `waves`), both weighted by how well they foretell pairs set aside. That
+    takes fits of its own for every row and target, some seconds, and pays where passes are dear: errors fall to half where a
+    few of the players decide, to a third or less where the output bends along few sums, as that of recurrent networks.
 
     Players whose elements are all at the baseline add nothing and are left out of the game. The values add up to output -
     base value by construction: the gap is rounding, and says nothing about the error. Standard errors are those of the
     posterior and no less, all together, than what one pair in M + 1 makes that was not drawn and is missed by a quarter of
     what differences are large: M pairs that fit do not show that all do. Below 4 n evaluations they are a little small. With
-    `relevance` a quarter of the pairs is not learnt from and says how large errors are; below 32 n evaluations they may still
-    be several times too small where outputs have kinks: `audit()` knows. A row or target has the same values alone as together
-    with others, but for rounding.
+    `relevance` a quarter of the pairs, if that is 8 or more, is not learnt from and says how large errors are; below 32 n
+    evaluations they may still be several times too small, most where outputs have kinks: `audit()` knows. A row or target has
+    the same values alone as together with others, but for rounding, which the search for relevances enlarges (of a float32
+    network to 1e-4 of the values, a hundredth of their standard errors).
 
     Attributes:
         budget: most evaluations a row, those of the prior not counted; at least 2 n + 2, or 2^n. Against a background each
@@ -110,7 +111,8 @@ class Regression(Estimator):
         """
         moved = game.moved(torch.arange(game.batch, device=game.device))[:, 0]  # (B, n)
         players = moved.sum(1)
-        self._check(game, int(players.max()))
+        for n in sorted(set(players.tolist()), reverse=True):  # the most first: of fewer, more may be learnt
+            self._check(game, n)
         priors = [] if self.ridge == 0 else [one.estimate(game, progress=progress) for one in each_prior(self.prior)]
         shape = (game.batch, game.targets.count, game.players.count)
         values, errors = (torch.zeros(shape, dtype=torch.float64, device=game.device) for _ in range(2))

@@ -125,8 +125,8 @@ def _bent(at: Tensor, shares: Tensor) -> Tensor:
 
 def _draw(metric: Tensor, shares: Tensor) -> Tensor:
     """Waves (F, n) of a matrix P (n, n) and shares of the fadings, evenly along the axes in which P reaches furthest."""
-    places = torch.quasirandom.SobolEngine(len(metric) + 1, scramble=True, seed=0).draw(WAVES, dtype=torch.float64)
-    places = places.to(metric.device).clamp(ENDS, 1 - ENDS)
+    places = torch.quasirandom.SobolEngine(len(metric) + 1, scramble=True, seed=0).draw(WAVES + 1, dtype=torch.float64)
+    places = places[1:].to(metric.device).clamp(ENDS, 1 - ENDS)
     which = torch.searchsorted(shares.cumsum(0), places[:, 0].contiguous()).clamp(max=len(shares) - 1)
     axes, reach, _ = torch.linalg.svd(metric)
     axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()  # the same ones, whoever decomposes
