@@ -41,7 +41,7 @@ WORST_DRAWN = 2.0
 ENUMERABLE = 16
 LARGE = 64
 """Networks with more players take other settings, and more time."""
-MOST_SECONDS, MOST_SECONDS_LARGE = 4.0, 25.0
+MOST_SECONDS, MOST_SECONDS_LARGE = 20.0, 25.0
 """An input may take this long; larger budgets of a family that took longer are left out."""
 LONGEST_FIT = 8192
 """Evaluations up to which the regression is shown: beyond, its fit takes the time, not the network."""
