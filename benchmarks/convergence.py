@@ -36,7 +36,7 @@ LIMIT = 1e-12
 EXACT = 1e-5
 """What a mixture of everybody may be off."""
 MOST_ENUMERATED = 13
-"""Of more players a mixture of everybody takes hours, where a pass is large."""
+"""Of more players no mixture of everybody is tried: it takes 2^n patterns through every pass."""
 PRIOR = dasp.Propagation()
 WINE = "wine"
 MEMORY = 6 * 2**30
@@ -186,6 +186,8 @@ def main() -> None:
             one = {network.title: measured(network)}
             write_text(stored, json.dumps(known() | one, indent=1) + "\n")
     found = known()
+    if not found:
+        parser.error(f"nothing was measured yet: {stored} is missing")
     print(tables(found))
     if options.page is not None:
         write_text(options.page, architectures.between_marks(options.page.read_text(), "convergence", tables(found)))

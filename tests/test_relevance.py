@@ -61,10 +61,11 @@ def test_many_players_and_large_relevances_stay_finite() -> None:
     assert (torch.linalg.eigvalsh(process.prior()) > -1e-12).all()
 
 
-@pytest.mark.parametrize("budget", [192, pytest.param(768, marks=pytest.mark.long)])
+# Of 127 pairs 96 are learnt from, the others judge.
+@pytest.mark.parametrize("budget", [256, pytest.param(768, marks=pytest.mark.long)])
 def test_unequal_players_are_known_better_and_standard_errors_cover_it(budget: int) -> None:
     equal, learnt = (explain(budget=budget, relevance=learn) for learn in (False, True))
-    assert errors(learnt).mean() < 0.7 * errors(equal).mean()  # a quarter of the pairs is set aside
+    assert errors(learnt).mean() < 0.65 * errors(equal).mean()
     assert ((learnt.per_player - TRUTH) / learnt.standard_errors).square().mean() < 1.5
     assert learnt.settings["relevance"] is True
     assert learnt.gap.abs().max() < 1e-13

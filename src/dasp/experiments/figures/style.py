@@ -112,7 +112,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
     nothing: tuple[dict[str, Any], ...] = ({"Software": None}, {"Date": None})
     figure.draw_without_rendering()
-    figure.set_layout_engine(None)  # or each file finds the same layout again, which takes half of the time
+    figure.set_layout_engine(None)  # or each file finds the same layout again
     for path, metadata in zip(paths, nothing, strict=True):
 
         def write(partial: Path, metadata: dict[str, Any] = metadata) -> None:
