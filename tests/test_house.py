@@ -32,6 +32,7 @@ ORDER = (
     "testing",
     "remedies",
     "rewrite",
+    "composite",
     "ready",
     "graph",
     "folding",

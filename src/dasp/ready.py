@@ -1,7 +1,7 @@
 """Programs that need no decomposition: read as they were exported, which takes a part of the time.
 
 `ExportedProgram.run_decompositions` traces a program once more. Most networks hold nothing that it would take apart but a
-few operations whose other name is known; they are renamed here, and only what is left over is traced.
+few operations whose other name is known, which are renamed here, and a few that `composite` takes apart one by one.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
+from .composite import COMPOSITE, take_apart
 from .rewrite import CHECKS
 
 aten = torch.ops.aten
@@ -51,7 +52,7 @@ def as_exported(program: ExportedProgram, kept: Collection[Any]) -> fx.Graph | N
     graph.output(result)
     given = [node for node in graph.nodes if node.op == "placeholder"]
     moving = {node for node, kind in zip(given, kinds, strict=True) if kind is InputKind.USER_INPUT}
-    for node in list(graph.nodes):
+    for node in graph.nodes:  # goes on where nodes are put in front of this one, or it and others are taken out
         if node.op == "get_attr":
             return None
         if node.op != "call_function":
@@ -70,9 +71,13 @@ def as_exported(program: ExportedProgram, kept: Collection[Any]) -> fx.Graph | N
             return None  # it may change its moving statistics, whatever it normalises
         reads = target not in SIZES and target not in LIKE and any(parent in moving for parent in renamed.all_input_nodes)
         if reads:
-            if renamed.target not in kept and (renamed.target in _taken_apart() or _composite(renamed.target)):
+            if _whole(renamed.target, kept):
+                moving.add(renamed)
+                continue
+            parts = take_apart(graph, renamed, kept) if renamed.target in COMPOSITE else None
+            if parts is None or not all(_whole(part.target, kept) for part in parts):
                 return None
-            moving.add(renamed)
+            moving.update(parts)
     graph.eliminate_dead_code()
     return graph
 
@@ -87,6 +92,20 @@ def _composite(target: Any) -> bool:
     """Whether torch writes an operation as several others."""
     key = torch._C.DispatchKey.CompositeImplicitAutograd
     return isinstance(target, OpOverload) and target.has_kernel_for_dispatch_key(key)
+
+
+def _whole(target: Any, kept: Collection[Any]) -> bool:
+    """Whether decomposing would leave an operation as it is, or something that reads sizes only."""
+    return target in kept or target in SIZES or not (target in _taken_apart() or _composite(target))
+
+
+def _alias(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """The operation under the name that others know it by."""
+    del graph
+    target: Any = node.target
+    name = ALIASES[target._schema.name.removeprefix("aten::")]
+    node.target = getattr(getattr(aten, name), target._overloadname)
+    return node
 
 
 def _drop(graph: fx.Graph, node: fx.Node) -> None:
@@ -146,6 +165,14 @@ def _batch_norm(graph: fx.Graph, node: fx.Node) -> fx.Node:
     return node
 
 
+ALIASES = {
+    "__and__": "bitwise_and", "__or__": "bitwise_or", "__xor__": "bitwise_xor", "not_equal": "ne", "greater": "gt",
+    "less": "lt", "greater_equal": "ge", "less_equal": "le", "multiply": "mul", "subtract": "sub", "divide": "div",
+    "true_divide": "div", "absolute": "abs", "negative": "neg", "concat": "cat", "concatenate": "cat", "arctan": "atan",
+    "clip": "clamp",
+}  # fmt: skip
+"""Operations that torch has under two names, by the one that is never decomposed."""
+
 RENAMED: dict[Any, Callable[[fx.Graph, fx.Node], fx.Node | None]] = {
     aten.dropout.default: _dropout,
     aten.alpha_dropout.default: _dropout,
@@ -158,4 +185,9 @@ RENAMED: dict[Any, Callable[[fx.Graph, fx.Node], fx.Node | None]] = {
     aten.conv2d.default: _convolution,
     aten.conv3d.default: _convolution,
     aten.batch_norm.default: _batch_norm,
+    **{
+        getattr(getattr(aten, name), overload): _alias
+        for name, other in ALIASES.items()
+        for overload in set(getattr(aten, name).overloads()) & set(getattr(aten, other).overloads())
+    },
 }
