@@ -72,6 +72,55 @@ SPELLED: dict[str, Callable[[], nn.Module]] = {
 }  # fmt: skip
 
 
+def added_to(h: Tensor) -> Tensor:
+    h += 1
+    h *= h
+    return F.relu(h, inplace=True) + h
+
+
+def seen_before(h: Tensor) -> Tensor:
+    before = h.exp()
+    h -= 3
+    return torch.cat((before, h, h.abs()), 1)
+
+
+def seen_through_a_view(h: Tensor) -> Tensor:
+    view = h.transpose(1, 2)
+    h += 1
+    return view.exp()
+
+
+def written_into_a_part(h: Tensor) -> Tensor:
+    h[:, 0] *= 2
+    return h.exp()
+
+
+def written_through_a_reshape(h: Tensor) -> Tensor:
+    flat = h.reshape(-1, 20)
+    flat.add_(1)
+    return h * 2
+
+
+def in_its_own_dtype(h: Tensor) -> Tensor:
+    whole = h.long()
+    whole += (h > 0).int()
+    exact = h.double().exp().float()
+    exact += torch.full((4,), 0.1, dtype=torch.float64)
+    return exact * whole
+
+
+IN_PLACE = {
+    "once and again": (added_to, True),
+    "seen before": (seen_before, True),
+    "dropout": (lambda h: F.dropout(h, training=False, inplace=True) + 1, True),
+    "seen through a view": (seen_through_a_view, False),
+    "a part": (written_into_a_part, False),
+    "through a reshape": (written_through_a_reshape, False),
+    "in its own dtype": (in_its_own_dtype, False),
+}
+"""Functions of the result of a layer, and whether each is read as it was exported."""
+
+
 def captured(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Graph:
     def never(*_: object) -> None:
         raise AssertionError("the whole program was traced again")
@@ -90,6 +139,17 @@ def test_the_graph_computes_what_the_module_does_for_any_number_of_rows(name: st
         x = torch.randn(rows, 5, 4)
         with torch.no_grad():
             torch.testing.assert_close(graph.run([x]), model(x))
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_what_is_written_into_a_value_is_seen_where_the_module_sees_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    spelling, as_exported = IN_PLACE[name]
+    model = linear(spelling)()
+    x = torch.randn(7, 5, 4)
+    graph = captured(model, monkeypatch) if as_exported else capture(model.eval(), (x[:2],), (), 2)
+    with torch.no_grad():
+        torch.testing.assert_close(graph.run([x]), model(x))
 
 
 @pytest.mark.parametrize("name", ["LSTM", "GRU"])

@@ -33,6 +33,7 @@ ORDER = (
     "remedies",
     "rewrite",
     "composite",
+    "inplace",
     "ready",
     "graph",
     "folding",

@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from .composite import COMPOSITE, take_apart
+from .inplace import out_of_place
 from .rewrite import CHECKS
 
 aten = torch.ops.aten
@@ -61,8 +62,11 @@ def as_exported(program: ExportedProgram, kept: Collection[Any]) -> fx.Graph | N
         if not isinstance(target, OpOverload):
             if getattr(target, "__module__", None) not in BUILT_IN:
                 return None
-        elif target.namespace != "aten" or target._schema.is_mutable or not (target._schema.returns or target in CHECKS):
+        elif target.namespace != "aten" or not (target._schema.returns or target in CHECKS):
             return None  # it acts beside its result
+        elif target._schema.is_mutable and not out_of_place(node, kept):
+            return None
+        target = node.target
         rename = RENAMED.get(target)
         renamed = node if rename is None else rename(graph, node)
         if renamed is None:
