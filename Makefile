@@ -4,7 +4,7 @@ VENV := $(if $(wildcard .venv/bin/python),.venv,$(or $(VIRTUAL_ENV),.venv))
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.dasp-installed
 
-.PHONY: help explain picture test long-test report-test ray-test mlflow-test lint docs newcomer bench paper audit clean
+.PHONY: help explain picture test short-test long-test report-test ray-test mlflow-test lint docs newcomer bench paper audit clean
 
 help:
 	@echo "make explain   train a small CNN on the handwritten digits, explain 100 images, print measured errors"
@@ -38,7 +38,11 @@ lint: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 
-test: lint
+# Types are checked beside the first tests: alone they would keep one core waiting.
+test: $(STAMP)
+	$(MAKE) --jobs=2 lint short-test
+
+short-test: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
 
 long-test: $(STAMP)

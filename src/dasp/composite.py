@@ -18,8 +18,7 @@ from torch.utils import _pytree as pytree
 aten = torch.ops.aten
 
 COMPOSITE = frozenset(
-    {aten.einsum.default, aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input, aten.pad.default,
-     aten.tile.default, aten.where.ScalarOther, aten.where.ScalarSelf, aten.to.dtype}
+    {aten.einsum.default, aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input, aten.tile.default}
 )  # fmt: skip
 """Operations that act on nothing but their result, and whose parts need no knowledge of what is around them."""
 
@@ -53,7 +52,9 @@ def take_apart(graph: fx.Graph, node: fx.Node, kept: Collection[Any]) -> list[fx
     given = [source.meta["val"] for source in sources]
     # mkldnn would run an LSTM as one opaque operation.
     with torch.no_grad(), enable_python_dispatcher(), torch.backends.mkldnn.flags(enabled=False):
-        parts = make_fx(run, decomposition_table=_decompositions(frozenset(kept)))(*given).graph
+        # Before it is dispatched an operation that is kept is still whole, as `linear` among the parts of an LSTM.
+        traced = make_fx(run, decomposition_table=_decompositions(frozenset(kept)), pre_dispatch=True)
+        parts = traced(*given).graph
     calls = [part for part in parts.nodes if part.op == "call_function"]
     if len(calls) + len(sources) + 1 != len(parts.nodes) or any(_mutates(part) for part in calls):
         return None

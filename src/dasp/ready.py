@@ -126,13 +126,45 @@ def _dropout(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
 
 
 def _to(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
-    """A change of dtype or device that changes nothing."""
+    """A change of dtype or device; one that changes nothing goes."""
     source: Any = node.args[0]
     before, after = source.meta.get("val"), node.meta["val"]
-    if not isinstance(before, Tensor) or (before.dtype, before.device) != (after.dtype, after.device):
+    if isinstance(before, Tensor) and (before.dtype, before.device) == (after.dtype, after.device):
+        _drop(graph, node)
+        return None
+    given: Any = node.args
+    if node.target is aten.to.dtype and len(given) == 2 and not node.kwargs:
+        node.target, node.args, node.kwargs = aten._to_copy.default, (source,), {"dtype": given[1]}
+    return node
+
+
+def _where(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """A choice between a value and a number of the same dtype."""
+    condition, *choices = node.args
+    result: Tensor = node.meta["val"]
+    dtypes = {getattr(choice.meta["val"], "dtype", None) for choice in choices if isinstance(choice, fx.Node)}
+    if dtypes != {result.dtype}:
         return node
-    _drop(graph, node)
-    return None
+    with graph.inserting_before(node):
+        for place, choice in enumerate(choices):
+            if not isinstance(choice, fx.Node):
+                options: dict[str, Any] = {"dtype": result.dtype, "device": result.device}
+                number = graph.call_function(aten.scalar_tensor.default, (choice,), options)
+                number.meta = {**node.meta, "val": result.new_empty(())}
+                choices[place] = number
+    node.target, node.args = aten.where.self, (condition, *choices)
+    return node
+
+
+def _pad(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """A constant around a value; other ways to pad stay."""
+    del graph
+    names = ("x", "widths", "mode", "value")
+    given: dict[str, Any] = {"mode": "constant", "value": None} | dict(zip(names, node.args, strict=False))
+    if given["mode"] == "constant" and not node.kwargs:
+        node.target = aten.constant_pad_nd.default
+        node.args = (given["x"], given["widths"], given["value"] or 0.0)
+    return node
 
 
 def _convolution(graph: fx.Graph, node: fx.Node) -> fx.Node:
@@ -185,6 +217,9 @@ RENAMED: dict[Any, Callable[[fx.Graph, fx.Node], fx.Node | None]] = {
     aten.to.dtype: _to,
     aten.to.dtype_layout: _to,
     aten.to.device: _to,
+    aten.where.ScalarOther: _where,
+    aten.where.ScalarSelf: _where,
+    aten.pad.default: _pad,
     aten.conv1d.default: _convolution,
     aten.conv2d.default: _convolution,
     aten.conv3d.default: _convolution,
