@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import dasp
 from dasp.graph import Graph, capture, layer_of
+from dasp.inplace import TWINS
 
 aten = torch.ops.aten
 PRODUCTS = {aten.addmm.default, aten.linear.default, aten.mm.default}
@@ -109,7 +110,55 @@ def in_its_own_dtype(h: Tensor) -> Tensor:
     return exact * whole
 
 
+def copied_first(h: Tensor) -> Tensor:
+    other = h.to(torch.float32, copy=True)
+    other += 1
+    return h + 2 * other
+
+
+def moved_to_other_memory_first(h: Tensor) -> Tensor:
+    h = h[:, None] * 2
+    other = h.to(memory_format=torch.channels_last)
+    other += 1
+    return h + other
+
+
+def compared(h: Tensor) -> Tensor:
+    h = h * 1
+    h.gt_(0)
+    return h + h
+
+
+def compared_constant(h: Tensor) -> Tensor:
+    known = torch.linspace(-1, 1, 4) * 1
+    known.gt_(0)
+    return h * (known + known)
+
+
+def seen_by_a_grid(h: Tensor) -> Tensor:
+    known = torch.arange(4.0)
+    one, _ = torch.meshgrid(known, torch.arange(5.0), indexing="xy")
+    known += 1
+    return h * one
+
+
+def squared(h: Tensor) -> Tensor:
+    h **= 2
+    return h + 1
+
+
+def doubled(h: Tensor) -> Tensor:
+    return (h * 1).ldexp_(torch.tensor(2))
+
+
 IN_PLACE = {
+    "powers": (squared, True),
+    "copied first": (copied_first, False),
+    "moved to other memory first": (moved_to_other_memory_first, False),
+    "comparison": (compared, False),
+    "comparison of a constant": (compared_constant, False),
+    "seen by a grid": (seen_by_a_grid, False),
+    "powers of two": (doubled, False),
     "once and again": (added_to, True),
     "seen before": (seen_before, True),
     "dropout": (lambda h: F.dropout(h, training=False, inplace=True) + 1, True),
@@ -150,6 +199,16 @@ def test_what_is_written_into_a_value_is_seen_where_the_module_sees_it(name: str
     graph = captured(model, monkeypatch) if as_exported else capture(model.eval(), (x[:2],), (), 2)
     with torch.no_grad():
         torch.testing.assert_close(graph.run([x]), model(x))
+
+
+def test_what_stands_for_writing_takes_the_same_arguments_and_writes_nothing() -> None:
+    def kinds(op: torch._ops.OpOverload) -> list[str]:
+        return [str(argument.type) for argument in op._schema.arguments]
+
+    for writes, returns in TWINS.items():
+        assert kinds(writes) == kinds(returns), writes
+        assert writes._schema.is_mutable
+        assert not returns._schema.is_mutable
 
 
 @pytest.mark.parametrize("name", ["LSTM", "GRU"])

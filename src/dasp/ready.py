@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from .composite import COMPOSITE, take_apart
-from .inplace import out_of_place
+from .inplace import is_composite, out_of_place
 from .rewrite import CHECKS
 
 aten = torch.ops.aten
@@ -64,7 +64,7 @@ def as_exported(program: ExportedProgram, kept: Collection[Any]) -> fx.Graph | N
                 return None
         elif target.namespace != "aten" or not (target._schema.returns or target in CHECKS):
             return None  # it acts beside its result
-        elif target._schema.is_mutable and not out_of_place(node, kept):
+        elif target._schema.is_mutable and not out_of_place(node):
             return None
         target = node.target
         rename = RENAMED.get(target)
@@ -92,15 +92,9 @@ def _taken_apart() -> frozenset[Any]:
     return frozenset(torch.export.default_decompositions())
 
 
-def _composite(target: Any) -> bool:
-    """Whether torch writes an operation as several others."""
-    key = torch._C.DispatchKey.CompositeImplicitAutograd
-    return isinstance(target, OpOverload) and target.has_kernel_for_dispatch_key(key)
-
-
 def _whole(target: Any, kept: Collection[Any]) -> bool:
     """Whether decomposing would leave an operation as it is, or something that reads sizes only."""
-    return target in kept or target in SIZES or not (target in _taken_apart() or _composite(target))
+    return target in kept or target in SIZES or not (target in _taken_apart() or is_composite(target))
 
 
 def _alias(graph: fx.Graph, node: fx.Node) -> fx.Node:
@@ -126,15 +120,19 @@ def _dropout(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
 
 
 def _to(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
-    """A change of dtype or device; one that changes nothing goes."""
-    source: Any = node.args[0]
+    """A change of dtype or device: one that changes nothing goes, one to a dtype is renamed, others stay as they are."""
+    target: Any = node.target
+    names = [argument.name for argument in target._schema.arguments]
+    given: dict[str, Any] = dict(zip(names, node.args, strict=False)) | node.kwargs
+    if given.get("copy") or given.get("memory_format") not in (None, torch.preserve_format):
+        return node
+    source = given["self"]
     before, after = source.meta.get("val"), node.meta["val"]
     if isinstance(before, Tensor) and (before.dtype, before.device) == (after.dtype, after.device):
         _drop(graph, node)
         return None
-    given: Any = node.args
-    if node.target is aten.to.dtype and len(given) == 2 and not node.kwargs:
-        node.target, node.args, node.kwargs = aten._to_copy.default, (source,), {"dtype": given[1]}
+    if target is aten.to.dtype:
+        node.target, node.args, node.kwargs = aten._to_copy.default, (source,), {"dtype": given["dtype"]}
     return node
 
 
