@@ -40,6 +40,12 @@ def _own_random_numbers() -> None:
     torch.manual_seed(0)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file is run in one piece, and the longest ones first: last they would keep one core waiting."""
+    first = ("test_site.py", "test_keras.py", "test_huggingface.py", "test_lengths.py", "test_rules.py")
+    items.sort(key=lambda item: first.index(item.path.name) if item.path.name in first else len(first))
+
+
 def pytest_collection_finish() -> None:
     """What is loaded by now stays, and captures make much that lives long: looking for garbage took a fifth of the time."""
     gc.collect()

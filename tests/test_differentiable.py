@@ -115,7 +115,7 @@ class Attending(nn.Module):
         return self.out(self.layer(self.embed(x)).mean(1))
 
 
-@pytest.mark.parametrize("kind", [Recurrent, Attending])
+@pytest.mark.parametrize("kind", [pytest.param(Recurrent, marks=pytest.mark.long), Attending])
 def test_deep_networks_by_their_weights_and_in_pairs(kind: type[nn.Module]) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -200,6 +200,7 @@ def test_others_and_too_many_rows_are_refused() -> None:
         dasp.Explainer(network(), 0.0, memory=1_000_000)(rows(500, 7), 0, create_graph=True)
 
 
+@pytest.mark.long
 def test_the_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("sklearn")
     threads = torch.get_num_threads()

@@ -219,7 +219,7 @@ def test_files_of_other_kinds(tmp_path: Path) -> None:
         ("skorch_net", "skorch", "relative error"),
         ("lightning_module", "pytorch_lightning", "relative error"),
         ("keras_model", "keras", "relative error"),
-        ("transformer_text", "transformers", "[CLS]"),
+        pytest.param("transformer_text", "transformers", "[CLS]", marks=pytest.mark.long),
     ],
 )
 def test_examples_run(

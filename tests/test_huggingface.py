@@ -213,7 +213,9 @@ def test_the_second_text_of_a_pair_is_told_from_the_first() -> None:
     assert with_types.per_player[0, 0, words].abs().min() > 0
 
 
-@pytest.mark.parametrize(("method", "near"), [(dasp.Exact(), 1e-5), (dasp.Propagation(), 1e-4)])
+@pytest.mark.parametrize(
+    ("method", "near"), [(dasp.Exact(), 1e-5), pytest.param(dasp.Propagation(), 1e-4, marks=pytest.mark.long)]
+)
 def test_pairs_of_different_lengths_are_each_as_alone(method: dasp.Estimator, near: float) -> None:
     explainer = TextExplainer(build("bert"), of_words(model_input_names=TYPED), method=method)
     pairs = [*PAIRS, ("the hill", "a mat")]

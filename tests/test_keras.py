@@ -481,6 +481,7 @@ def test_a_masked_loop_says_to_unroll() -> None:
     assert relative(explainer(x, additional_forward_args=x), truth) < 0.05
 
 
+@pytest.mark.long
 def test_the_example_with_padding_runs(capsys: pytest.CaptureFixture[str]) -> None:
     threads = torch.get_num_threads()
     try:

@@ -66,7 +66,9 @@ def assert_each_as_alone(model: nn.Module, x: Tensor, extra: Tensor, alone: Any,
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-@pytest.mark.parametrize("method", [dasp.Exact(), dasp.Propagation()], ids=["exact", "propagation"])
+@pytest.mark.parametrize(
+    "method", [dasp.Exact(), pytest.param(dasp.Propagation(), marks=pytest.mark.long)], ids=["exact", "propagation"]
+)
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor is True")
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_padding_of_an_encoder_changes_nothing(name: str, method: dasp.Estimator) -> None:

@@ -121,7 +121,7 @@ def test_a_row_and_a_target_are_as_alone() -> None:
             torch.testing.assert_close(together[row, target], alone, rtol=1e-10, atol=1e-13)
 
 
-@pytest.mark.parametrize("n", [1, 3, 5, 8, 13])
+@pytest.mark.parametrize("n", [1, 3, 5, 8, pytest.param(13, marks=pytest.mark.long)])
 @pytest.mark.parametrize("semivalue", [None, dasp.Banzhaf(0.3), dasp.BetaShapley(0.5, 4)], ids=str)
 def test_nodes_are_enough_where_everybody_is_enumerated(n: int, semivalue: Any) -> None:
     torch.manual_seed(0)

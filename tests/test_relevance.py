@@ -79,7 +79,11 @@ def test_a_prior_joins_it() -> None:
     assert errors(found).mean() < 0.7 * errors(alone).mean()
 
 
-@pytest.mark.parametrize("options", [{"budget": 128}, {"budget": 128, "prior": dasp.Propagation()}, {"budget": 600}])
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param({"budget": 128}, marks=pytest.mark.long), {"budget": 128, "prior": dasp.Propagation()},
+     pytest.param({"budget": 600}, marks=pytest.mark.long)],
+)  # fmt: skip
 def test_a_row_has_the_same_values_alone_as_together(options: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (posterior, regression):
         monkeypatch.setattr(module, "MOST_FITTED", 256)  # of 600 evaluations some correct what the others give
