@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -49,11 +49,12 @@ def take_apart(graph: fx.Graph, node: fx.Node, kept: Collection[Any]) -> list[fx
         target: Any = node.target
         return target(*args, **kwargs)
 
+    table = {op: how for op, how in decompositions().items() if op not in kept}
     given = [source.meta["val"] for source in sources]
-    # mkldnn would run an LSTM as one opaque operation.
+    # mkldnn would run an LSTM as one opaque operation; the flag is of the whole process, as in torch's own decompositions.
     with torch.no_grad(), enable_python_dispatcher(), torch.backends.mkldnn.flags(enabled=False):
         # Before it is dispatched an operation that is kept is still whole, as `linear` among the parts of an LSTM.
-        traced = make_fx(run, decomposition_table=_decompositions(frozenset(kept)), pre_dispatch=True)
+        traced = make_fx(run, decomposition_table=table, pre_dispatch=True)
         parts = traced(*given).graph
     calls = [part for part in parts.nodes if part.op == "call_function"]
     if len(calls) + len(sources) + 1 != len(parts.nodes) or any(_mutates(part) for part in calls):
@@ -75,16 +76,12 @@ def take_apart(graph: fx.Graph, node: fx.Node, kept: Collection[Any]) -> list[fx
     return [copies[part] for part in calls]
 
 
-@lru_cache(maxsize=1)
-def _decompositions(kept: frozenset[Any]) -> dict[Any, Any]:
-    """How torch takes operations apart, but for those to keep; to list it takes as long as to export a small network."""
-    table = torch.export.default_decompositions()
-    for op in kept:
-        table.pop(op, None)
-    return dict(table.items())
+@cache
+def decompositions() -> dict[Any, Any]:
+    """What torch takes apart unless told not to, and how; to list it takes as long as to export a small network."""
+    return dict(torch.export.default_decompositions().items())
 
 
 def _mutates(part: fx.Node) -> bool:
     schema = getattr(part.target, "_schema", None)
     return schema is not None and schema.is_mutable
-

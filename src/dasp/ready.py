@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Collection
-from functools import cache
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from .composite import COMPOSITE, take_apart
+from .composite import COMPOSITE, decompositions, take_apart
 from .inplace import is_composite, out_of_place
 from .rewrite import CHECKS
 
@@ -86,15 +85,9 @@ def as_exported(program: ExportedProgram, kept: Collection[Any]) -> fx.Graph | N
     return graph
 
 
-@cache
-def _taken_apart() -> frozenset[Any]:
-    """What torch decomposes unless told not to; to list it takes as long as to export a small network."""
-    return frozenset(torch.export.default_decompositions())
-
-
 def _whole(target: Any, kept: Collection[Any]) -> bool:
     """Whether decomposing would leave an operation as it is, or something that reads sizes only."""
-    return target in kept or target in SIZES or not (target in _taken_apart() or is_composite(target))
+    return target in kept or target in SIZES or not (target in decompositions() or is_composite(target))
 
 
 def _alias(graph: fx.Graph, node: fx.Node) -> fx.Node:
