@@ -156,6 +156,10 @@ def large(problem: Problem) -> Iterator[list[Method]]:
         family, prior = "dasp.Regression, prior of rank 16", dasp.Propagation(rank=16, nodes=16)
         rest = [b - 144 for b in fits]  # 64 gradients and 16 passes are the prior's
         yield [ours.method(family, f"prior of rank 16, budget={b}", dasp.Regression(budget=b, prior=prior)) for b in rest]
+    family, prior = "dasp.Regression, prior of full rank, windows", dasp.Propagation(rank="full", nodes=16)
+    least = [b for b in fits if b >= 8 * n]  # fewer hardly pay for finding the windows
+    taken = [dasp.Regression(budget=b, prior=prior, windows=True) for b in least]
+    yield [ours.method(family, f"prior of full rank, windows, budget={one.budget}", one) for one in taken]
     yield from _sampled(ours, some)
     yield from _peers(problem)
     yield [captum_methods.deep_lift().on(problem)]

@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from . import shap as shap
 
 
-
 def __getattr__(name: str) -> Any:
     """`dasp.captum` and `dasp.shap`, which need an extra, when they are first asked for."""
     if name in ("captum", "shap"):

@@ -129,7 +129,7 @@ class BackgroundGame(Game):
         for some in torch.arange(len(rows), device=self.device).split(self.chunk):
             row, coalition, draw = rows[some], coalitions[some], drawn[some]
             values = self._evaluate(self._mixed(row, coalition, draw), row)
-            self._refuse_non_finite(values, row, coalition, draw)
+            self.refuse_non_finite(values, row, coalition, draw)
             parts.append(values)
         return torch.cat(parts)
 
@@ -182,7 +182,7 @@ class BackgroundGame(Game):
             values = self._evaluate(masked, index)
             if not bool(values.isfinite().all()):
                 each = coalition.repeat_interleave(shape[2], 0).repeat(shape[0], 1)
-                self._refuse_non_finite(values, index, each, drawn.repeat(shape[0] * shape[1]))
+                self.refuse_non_finite(values, index, each, drawn.repeat(shape[0] * shape[1]))
             if total is None:
                 dtype = values.dtype
                 size = len(rows), len(coalitions), self.targets.count

@@ -270,7 +270,7 @@ class Game:
             row = rows[start : start + self.chunk]
             coalition = coalitions[start : start + self.chunk]
             values = self._evaluate(self.masked(row, coalition), row)
-            self._refuse_non_finite(values, row, coalition)
+            self.refuse_non_finite(values, row, coalition)
             parts.append(values)
         if not parts:
             return torch.empty(0, self.targets.count, dtype=self.dtype, device=self.device)
@@ -297,7 +297,7 @@ class Game:
             )
             index = row.repeat_interleave(len(coalition))
             values = self._evaluate(masked, index)
-            self._refuse_non_finite(values, index, coalition)
+            self.refuse_non_finite(values, index, coalition)
             if result is None:
                 result = values.new_empty(len(rows), len(coalitions), self.targets.count)
             result[several, some] = values.reshape(len(row), len(coalition), -1)
@@ -332,9 +332,8 @@ class Game:
         outputs = evaluate_rows(self.model, masked, self.extra, rows, self.batch)
         return self.targets.select(outputs, rows)[:count]
 
-    def _refuse_non_finite(
-        self, values: Tensor, rows: Tensor, coalitions: Tensor, drawn: Tensor | None = None
-    ) -> None:
+    def refuse_non_finite(self, values: Tensor, rows: Tensor, coalitions: Tensor, drawn: Tensor | None = None) -> None:
+        """Refuse values (M, T) of coalitions (M, n) for rows (M,) where one is NaN or infinite; `drawn` of a background."""
         bad = (~torch.isfinite(values)).any(1)
         if not bool(bad.any()):
             return

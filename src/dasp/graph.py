@@ -11,7 +11,7 @@ from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import cached_property
 from traceback import walk_tb
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, fx
@@ -64,11 +64,22 @@ class Graph:
         """Evaluate the network plainly, (rows, *out), with the constants that `folded` gave or with today's."""
         env = self.folded() if folded is None else dict(folded)
         env.update(zip(self.inputs, inputs, strict=True))
+        (result,) = self.evaluated(env, (self.output,))
+        return cast(Tensor, result)
+
+    def evaluated(self, env: dict[fx.Node, Any], wanted: Sequence[fx.Node]) -> list[Any]:
+        """The values of some nodes, run from those that `env` has; what was run on the way is in `env` afterwards."""
+        needed: set[fx.Node] = set()
+        left = list(wanted)
+        while left:
+            node = left.pop()
+            if node not in env and node not in needed:
+                needed.add(node)
+                left += node.all_input_nodes
         for node in self.nodes:
-            if node not in env:
+            if node in needed:
                 env[node] = call(node, env)
-        result: Tensor = env[self.output]
-        return result
+        return [env[node] for node in wanted]
 
     def folded(self, *, live: bool = False) -> dict[fx.Node, Any]:
         """Constants, and every node that depends on nothing else, with today's weights; `live`: with their gradients."""
@@ -366,4 +377,3 @@ def _example(argument: Any, rows: int) -> Any:
         return argument
     with torch.inference_mode(False):
         return argument[:1].detach().clone().expand(EXAMPLE_ROWS, *argument.shape[1:]).clone()
-

@@ -324,10 +324,26 @@ def held_out(fit: Fit, members: Tensor, differences: Tensor, step: int) -> tuple
     return lacking, variance
 
 
-def differences(game: Game, rows: Tensor, which: Tensor, members: Tensor, bar: tqdm) -> Tensor:
-    """v(S) - v(complement) for coalitions (M + 1, k) of the players `which` (R, k) of each row, (R, T, M + 1) float64."""
-    result = torch.empty(len(rows), game.targets.count, len(members), dtype=torch.float64, device=game.device)
-    result[:, :, -1] = game.outputs[rows].double() - game.base_values[rows].double()
+class Table(Protocol):
+    """What is told of coalitions: a game, or its values with more beside them."""
+
+    def table(self, coalitions: Tensor, rows: Tensor) -> Tensor:
+        """Coalitions (M, n) bool for rows (R,), to (R, M, columns)."""
+
+
+def differences(game: Game, rows: Tensor, which: Tensor, members: Tensor, bar: tqdm, told: Table | None = None) -> Tensor:
+    """v(S) - v(complement) for coalitions (M + 1, k) of the players `which` (R, k) of each row, (R, T, M + 1) float64.
+
+    Where `told` has more columns than the game has targets, of all of them.
+    """
+    if told is None:
+        whole = game.outputs[rows].double() - game.base_values[rows].double()
+    else:
+        ends = torch.tensor([[True], [False]], device=game.device).expand(-1, game.players.count)
+        both = told.table(ends, rows).double()
+        whole = both[:, 0] - both[:, 1]
+    result = torch.empty(*whole.shape, len(members), dtype=torch.float64, device=game.device)
+    result[:, :, -1] = whole
     step = max(1, min(game.chunk // 2, game.memory // (32 * game.players.count)))
     patterns, owner = which.unique(dim=0, return_inverse=True)
     for index, pattern in enumerate(patterns):
@@ -336,7 +352,7 @@ def differences(game: Game, rows: Tensor, which: Tensor, members: Tensor, bar: t
             coalitions = torch.zeros(2, len(some), game.players.count, dtype=torch.bool, device=game.device)
             coalitions[0][:, pattern] = members[some]
             coalitions[1][:, pattern] = ~members[some]
-            table = game.table(coalitions.flatten(0, 1), rows[same]).double().unflatten(1, (2, -1))
+            table = (told or game).table(coalitions.flatten(0, 1), rows[same]).double().unflatten(1, (2, -1))
             result[same.unsqueeze(1), :, some] = table[:, 0] - table[:, 1]
             bar.update(2 * len(some) * len(same))
     return result

@@ -22,6 +22,7 @@ from .posterior import ERRORS, MOST_FITTED, Sample, mean_prior, tells_directions
 from .relevance import relevance_bytes
 from .sampling import check_seed
 from .waves import wave_bytes
+from .windows import DIRECTIONS, Windows
 
 POWERS = (2, 3, 4, 6, 9, 13, 18)
 PREFERENCE = 0.2
@@ -58,6 +59,11 @@ class Regression(Estimator):
     takes fits of its own for every row and target, some seconds, and pays where passes are dear: errors fall to half where a
     few of the players decide, to a third or less where the output bends along few sums, as that of recurrent networks.
 
+    With `windows` the last layers whose elements depend on a few players each are looked at (see `windows`), as those of a
+    convolutional network before it pools: of the sum of their elements that comes nearest to the output the Shapley values
+    are found by themselves, from a tenth of the budget, and the regression has only the rest to find. n evaluations tell who
+    depends on whom, and 64 gradients, two evaluations each, what the sum is made of.
+
     Players whose elements are all at the baseline add nothing and are left out of the game. The values add up to output -
     base value by construction: the gap is rounding, and says nothing about the error. Standard errors are those of the
     posterior and no less, all together, than what one pair in M + 1 makes that was not drawn and is missed by a quarter of
@@ -74,6 +80,7 @@ class Regression(Estimator):
         ridge: how much the prior weighs against the sample, as the ratio of their precisions (0: nothing); without a prior
             it is towards equal shares. None finds it, or without a prior takes 0.
         relevance: learn how much players and sums of them matter; if not, all interactions of an order are equally large.
+        windows: take off what layers make of windows of the input; refused where there are no such layers.
         seed: of the coalitions, 0 to 2^31 - 1.
     """
 
@@ -82,6 +89,7 @@ class Regression(Estimator):
     prior: Estimator | tuple[Estimator, ...] | None = None
     ridge: float | None = None
     relevance: bool = False
+    windows: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -95,8 +103,9 @@ class Regression(Estimator):
                 raise InputTypeError(f"ridge must be a number or None, got {type(self.ridge).__name__}.")
             if not (self.ridge >= 0 and math.isfinite(self.ridge)):
                 raise InputError(f"ridge must be 0 or more, and finite, got {self.ridge}.")
-        if not isinstance(self.relevance, bool):
-            raise InputTypeError(f"relevance must be True or False, got {type(self.relevance).__name__}.")
+        for name, value in (("relevance", self.relevance), ("windows", self.windows)):
+            if not isinstance(value, bool):
+                raise InputTypeError(f"{name} must be True or False, got {type(value).__name__}.")
         check_seed(self.seed)
 
     def estimate(self, game: Game, *, progress: bool = False) -> Estimate:
@@ -111,31 +120,39 @@ class Regression(Estimator):
         """
         moved = game.moved(torch.arange(game.batch, device=game.device))[:, 0]  # (B, n)
         players = moved.sum(1)
+        windows = Windows.of(game) if self.windows and 2 ** int(players.max()) > self.budget else None
         for n in sorted(set(players.tolist()), reverse=True):  # the most first: of fewer, more may be learnt
-            self._check(game, n)
+            self._check(game, n, windows)
         priors = [] if self.ridge == 0 else [one.estimate(game, progress=progress) for one in each_prior(self.prior)]
         shape = (game.batch, game.targets.count, game.players.count)
         values, errors = (torch.zeros(shape, dtype=torch.float64, device=game.device) for _ in range(2))
-        pairs = {n: _pair_count(n, self.budget) for n in players.tolist()}
-        with tqdm(total=2 * sum(pairs[n] for n in players.tolist()), disable=not progress, unit="evaluation") as bar:
-            for n in sorted(set(pairs) - {0}):
-                members = self._pairs(n, game.device)
+        costs = {n: self._cost(n, windows) for n in players.tolist()}
+        with tqdm(total=sum(costs[n] for n in players.tolist()), disable=not progress, unit="evaluation") as bar:
+            for n in sorted(set(costs) - {0}):
+                members = self._pairs(n, self._pair_count(n, windows), game.device)
                 rows = (players == n).nonzero()[:, 0]
-                for some in rows.split(max(1, game.memory // (2 * self.row_bytes(n, len(members), game.targets.count)))):
+                columns = shape[1] * (1 if windows is None else 1 + DIRECTIONS)
+                for some in rows.split(max(1, game.memory // (2 * self.row_bytes(n, len(members), columns)))):
                     which = moved[some].nonzero()[:, 1].reshape(len(some), 1, n).expand(-1, shape[1], -1)
-                    found = differences(game, some, which[:, 0], members, bar)
                     before = [prior.values[some].double().gather(2, which).flatten(0, 1) for prior in priors]
+                    if windows is None or 2**n <= self.budget:
+                        found = differences(game, some, which[:, 0], members, bar)
+                        known, unknown = torch.zeros(2, *which.shape, dtype=torch.float64, device=game.device)
+                    else:
+                        found, known, unknown = windows.beside(some, which[:, 0], members, self, bar)
+                    before = [one - known.flatten(0, 1) for one in before]
                     judged = self.judge(members, found.flatten(0, 1), before, game.memory)
-                    values[some] = values[some].scatter(2, which, judged.values.reshape(which.shape))
-                    errors[some] = errors[some].scatter(2, which, judged.standard_errors.reshape(which.shape))
+                    values[some] = values[some].scatter(2, which, judged.values.reshape(which.shape) + known)
+                    error = torch.hypot(judged.standard_errors.reshape(which.shape), unknown)
+                    errors[some] = errors[some].scatter(2, which, error)
         if not bool(values.isfinite().all() and errors.isfinite().all()):
             raise NumericsError(
                 "the squares of the outputs' differences are beyond what float64 holds. Explain the output divided by a number "
                 "that brings it near 1; the values are those of it times that number."
             )
-        own = game.rows_each * (2 + 2 * sum(pairs[n] for n in players.tolist()) / game.batch)
-        settings: dict[str, Any] = {"budget": self.budget, "prior": None, "ridge": self.ridge}
-        settings |= {"relevance": self.relevance, "seed": self.seed}
+        own = game.rows_each * (2 + sum(costs[n] for n in players.tolist()) / game.batch)
+        settings: dict[str, Any] = {"budget": self.budget, "prior": None, "ridge": self.ridge, "relevance": self.relevance}
+        settings |= {"windows": self.windows if windows is None else windows.names, "seed": self.seed}
         said = [
             {"method": type(one).__name__, **prior.settings, "evaluations": prior.evaluations}
             for one, prior in zip(each_prior(self.prior), priors, strict=False)
@@ -144,16 +161,18 @@ class Regression(Estimator):
         cost = own + sum(prior.evaluations for prior in priors)
         return Estimate(values, errors, cost, settings, sum(prior.propagations for prior in priors))
 
-    def _check(self, game: Game, n: int) -> None:
+    def _check(self, game: Game, n: int, windows: Windows | None) -> None:
         """Refuse a budget that is too small for n players, and pairs that do not fit the memory bound."""
         least = min(2**n, 2 * n + 2)
+        if windows is not None and least < 2**n:
+            least = windows.least(least)
         if self.budget < least:
-            amount = "them all" if least == 2**n else "2 n + 2"
+            amount = "them all" if least == 2**n else "2 n + 2" if windows is None else "2 n + 2 beside those of windows"
             raise CostError(
                 f"a budget of {self.budget:,} evaluations is too small for {n:,} players that differ from the baseline: give "
                 f"budget={least} or more ({amount}), or group elements into players."
             )
-        pairs = _pair_count(n, self.budget)
+        pairs = self._pair_count(n, windows)
         work = 40 * pairs * n
         if 2**n > self.budget:
             fitted = min(pairs, MOST_FITTED)
@@ -161,7 +180,8 @@ class Regression(Estimator):
             if self.relevance and tells_directions(n, pairs + 1):
                 more += wave_bytes(n, fitted)
             work = max(fit_bytes(n, fitted) + more + 4 * pairs * n, choice_bytes(n, pairs))
-        needed = work + self.row_bytes(n, pairs, game.targets.count)
+        columns = game.targets.count * (1 if windows is None else 1 + DIRECTIONS)
+        needed = work + self.row_bytes(n, pairs, columns)
         if needed > game.memory:
             raise MemoryBoundError(
                 f"regression on {pairs:,} pairs of coalitions of {n:,} players needs {needed / 2**20:,.3g} MiB, and the memory "
@@ -173,13 +193,21 @@ class Regression(Estimator):
         """For the differences of one row and the values by power and error of the prior, several copies alive at once."""
         return 8 * targets * (8 * (pairs + 1) + 4 * n * len(POWERS) * len(ERRORS))
 
-    def _pairs(self, n: int, device: torch.device) -> Tensor:
+    def _pairs(self, n: int, count: int, device: torch.device) -> Tensor:
         """Members of the coalitions whose pairs are evaluated, all players last, (M + 1, n) bool."""
-        if 2**n <= self.budget:
-            drawn = every_pair(n, device)
-        else:
-            drawn = choose_pairs(n, _pair_count(n, self.budget), self.seed).to(device)
+        drawn = every_pair(n, device) if 2**n <= self.budget else choose_pairs(n, count, self.seed).to(device)
         return torch.cat((drawn, torch.ones(1, n, dtype=torch.bool, device=device)))
+
+    def _pair_count(self, n: int, windows: Windows | None) -> int:
+        """Pairs to evaluate for n players beside (nobody, all)."""
+        if 2**n <= self.budget:
+            return int(2 ** max(0, n - 1)) - 1
+        return (self.budget - 2 - (0 if windows is None else windows.evaluations(self.budget))) // 2
+
+    def _cost(self, n: int, windows: Windows | None) -> int:
+        """Evaluations for a row of n players beside (nobody, all)."""
+        beside = 0 if windows is None or 2**n <= self.budget else windows.evaluations(self.budget)
+        return 2 * self._pair_count(n, windows) + beside
 
     def judge(
         self, members: Tensor, differences: Tensor, priors: Sequence[Tensor], memory: int, *, surrogates: bool = False
@@ -306,11 +334,6 @@ def _likely_powers(members: Tensor, differences: Tensor) -> list[Tensor]:
     some, known = members[first:], differences[:, first:]
     evidence = [Fit.of(OddProcess.of(n, p, members.device), some, known).evidence - PREFERENCE * p for p in POWERS]
     return list(torch.stack(evidence).softmax(0) > IMPROBABLE)
-
-
-def _pair_count(n: int, budget: int) -> int:
-    """Pairs to evaluate for n players beside (nobody, all)."""
-    return 2 ** max(0, n - 1) - 1 if 2**n <= budget else (budget - 2) // 2
 
 
 def each_prior(prior: Estimator | tuple[Estimator, ...] | None) -> tuple[Estimator, ...]:

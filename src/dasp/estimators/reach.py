@@ -1,0 +1,159 @@
+"""Whom the elements of each layer depend on: the windows that a network looks at its players through.
+
+A player's elements are NaN, and what is computed from them becomes NaN. Where something else than floating tensors comes in
+between (a comparison, an index), NaN may be lost, and all that follows counts as depending on everybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ..errors import MemoryBoundError
+from ..game import Game, take_rows
+from ..graph import Graph
+
+LIVE = 4
+"""Times the memory of an evaluation that its graph takes, whose values all stay."""
+
+
+class Reach:
+    """Whom the elements of each node depend on, where those are few: pairs (player, element) by node."""
+
+    def __init__(self, graph: Graph, inputs: Sequence[fx.Node], most: int) -> None:
+        self.graph, self.inputs, self.most = graph, inputs, most
+        self.random = set(inputs)  # and what depends on them
+        for node in graph.nodes:
+            if any(parent in self.random for parent in node.all_input_nodes):
+                self.random.add(node)
+        self.counts: dict[fx.Node, Tensor] = {}
+        self.found: dict[fx.Node, list[Tensor]] = {}
+
+    @classmethod
+    def of(cls, game: Game, graph: Graph, most: int) -> Reach:
+        """By n evaluations of the first row, of nodes whose elements depend on `most` players or fewer each.
+
+        Raises:
+            MemoryBoundError: which elements depend on which players does not fit the memory bound.
+        """
+        n = game.players.count
+        reach = cls(graph, graph.inputs[: len(game.inputs)], most)
+        nodes = reach._followed()
+        row = torch.zeros(1, dtype=torch.long, device=game.device)
+        whole = torch.ones(1, n, dtype=torch.bool, device=game.device)
+        folded = graph.folded()
+        for some in torch.arange(n, device=game.device).split(max(1, game.chunk // LIVE)):
+            gone = torch.nn.functional.one_hot(some, n).bool()
+            inputs = [
+                x.expand(len(some), *x.shape[1:]).masked_fill(mask, torch.nan)
+                for x, mask in zip(game.masked(row, whole), game.players.spread(gone), strict=True)
+            ]
+            extra = take_rows(game.extra, row.expand(len(some)), game.batch)
+            env: dict[fx.Node, Any] = folded | dict(zip(graph.inputs, [*inputs, *extra], strict=True))
+            values = graph.evaluated(env, nodes)
+            for node, value in zip(nodes, values, strict=True):
+                reach._add(node, value, some)
+            nodes = [node for node in nodes if node in reach.counts]
+            held = 16 * sum(len(part) for parts in reach.found.values() for part in parts)
+            if held > game.memory // 2:
+                raise MemoryBoundError(
+                    f"windows: which elements depend on which players takes {held / 2**20:,.3g} MiB and more, and the memory "
+                    f"bound is {game.memory / 2**20:,.3g} MiB. Raise memory=, or leave windows= out."
+                )
+        return reach
+
+    def _add(self, node: fx.Node, value: Tensor, players: Tensor) -> None:
+        hit = value.isnan().reshape(len(players), -1)
+        count = self.counts.get(node, 0) + hit.sum(0)
+        if not hit.shape[1] or int(count.max()) > self.most:
+            self.counts.pop(node, None)
+            self.found.pop(node, None)
+            return
+        self.counts[node] = count
+        entries = hit.nonzero()
+        self.found.setdefault(node, []).append(torch.stack((players[entries[:, 0]], entries[:, 1]), 1))
+
+    def sizes(self) -> list[int]:
+        """Of the largest windows of some layer, the largest first; one player alone is none."""
+        return sorted({int(count.max()) for count in self.counts.values()} - {0, 1}, reverse=True)
+
+    def border(self, most: int) -> tuple[fx.Node, ...]:
+        """The nodes with no larger windows that anything with larger ones reads, and the output if it is one."""
+        local = {node for node, count in self.counts.items() if int(count.max()) <= most}
+        return tuple(
+            node
+            for node in (*self.inputs, *self.graph.nodes)
+            if node in local
+            and (node is self.graph.output or any(user in self.random and user not in local for user in _readers(node)))
+        )
+
+    def _followed(self) -> list[fx.Node]:
+        """Nodes on whose way from the inputs are only floating tensors with the rows first: NaN shows whom they depend on."""
+        result = [node for node in self.inputs if _is_clear(self.graph, node)]
+        clear = set(result)
+        for node in self.graph.nodes:
+            if node in self.random and all(parent in clear for parent in node.all_input_nodes if parent in self.random):
+                if _has_several(node):
+                    clear.add(node)
+                elif _is_clear(self.graph, node):
+                    clear.add(node)
+                    result.append(node)
+        return result
+
+    def entries(self, layers: Sequence[fx.Node]) -> tuple[Tensor, Tensor, int]:
+        """Players and elements that depend on them, of all layers after each other, and how many elements there are."""
+        parts, start = [], 0
+        for node in layers:
+            one = torch.cat(self.found[node])
+            parts.append(torch.stack((one[:, 0], one[:, 1] + start), 1))
+            start += len(self.counts[node])
+        both = torch.cat(parts) if parts else torch.zeros(0, 2, dtype=torch.long)
+        return both[:, 0], both[:, 1], start
+
+
+def _readers(node: fx.Node) -> Iterator[fx.Node]:
+    """What uses a value; of an operation with several results the uses of each."""
+    for user in node.users:
+        if _has_several(user):
+            yield from user.users
+        else:
+            yield user
+
+
+def _has_several(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), (list, tuple))
+
+
+def _is_clear(graph: Graph, node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.is_floating_point() and graph.axis(node) == 0
+
+
+def grouped(member: Tensor, element: Tensor, count: int, n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Elements that depend on somebody (E,), the group of each (E,), and the players of each group (G, n)."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    mark = torch.randint(-(2**62), 2**62, (n,), generator=generator, device="cpu").to(member.device)
+    sums = torch.zeros(count, dtype=torch.long, device=member.device).index_add(0, element, mark[member])
+    some = torch.zeros(count, dtype=torch.bool, device=member.device)
+    some[element] = True
+    kept = some.nonzero()[:, 0]
+    _, group = sums[kept].unique(return_inverse=True)
+    place = torch.zeros(count, dtype=torch.long, device=member.device)
+    place[kept] = group
+    sets = torch.zeros(int(group.max()) + 1, n, dtype=torch.bool, device=member.device)
+    sets[place[element], member] = True
+    return kept, group, sets
+
+
+def coloured(sets: Tensor) -> Tensor:
+    """A colour for each player, those of a set all different: the first that no neighbour has, player by player."""
+    n = sets.shape[1]
+    together = (sets.double().T @ sets.double() > 0).cpu()
+    colours = torch.full((n,), -1, dtype=torch.long, device="cpu")
+    for player in range(n):
+        taken = set(colours[together[player]].tolist())
+        colours[player] = next(c for c in range(n) if c not in taken)
+    return colours.to(sets.device)
