@@ -5,8 +5,10 @@ import torch
 from torch import Tensor, nn
 
 import dasp
-from dasp.errors import CostError, InputError, InputTypeError
+from dasp.errors import CostError, InputError, InputTypeError, MemoryBoundError, NumericsError
+from dasp.estimators import reach
 from dasp.estimators.reach import coloured
+from dasp.memory import peak_bytes
 
 N = 14
 BUDGET = 1024
@@ -91,7 +93,7 @@ def test_errors_are_half_of_those_without():
 @pytest.mark.parametrize(
     ("build", "shape", "players", "layers"),
     [
-        (Text, (N, 4), dasp.players.tokens(), ["Text", "Text"]),
+        (Text, (N, 4), dasp.players.tokens(), ["Text"]),
         (Beside, (N,), None, ["Beside"]),
     ],
     ids=["text", "beside"],
@@ -173,7 +175,7 @@ class Compared(nn.Module):
 def test_what_a_comparison_hides_counts_as_everybody():
     model, x = seeded(Compared, N)
     error, found = errors(model, x, dasp.Regression(budget=BUDGET, windows=True), None)
-    assert found.settings["windows"] == ["x", "Compared", "Compared"]  # what is compared, and both of what is chosen from
+    assert found.settings["windows"] == ["x", "Compared"]  # what is compared, and both of what is chosen from
     assert float(error.max()) < 0.5
 
 
@@ -181,15 +183,111 @@ def test_what_a_comparison_hides_counts_as_everybody():
     ("build", "options", "fault", "message"),
     [
         (lambda: nn.Sequential(nn.Linear(N, 8), nn.ReLU(), nn.Linear(8, 1)), {}, InputError, "no layer of Sequential"),
-        (Hidden, {}, InputError, "do not seem to read"),
         (Beside, {"budget": 150}, CostError, "beside those of windows"),
     ],
-    ids=["dense", "hidden", "budget"],
+    ids=["dense", "budget"],
 )
 def test_refused(build, options, fault, message):
     model, x = seeded(build, N)
     with pytest.raises(fault, match=message):
         dasp.Explainer(model, 0.0, method=dasp.Regression(**{"budget": BUDGET, "windows": True} | options))(x, 0)
+
+
+def test_what_hides_nan_is_not_followed_and_would_be_noticed(monkeypatch):
+    model, x = seeded(Hidden, N)
+    error, found = errors(model, x, dasp.Regression(budget=2048, windows=True), None)
+    assert float(error.max()) < 0.05
+    assert found.settings["windows"] == ["x", "Hidden"]
+    monkeypatch.setattr(reach, "LOSES_NAN", set())
+    with pytest.raises(InputError, match="do not seem to read"):
+        errors(model, x, dasp.Regression(budget=2048, windows=True), None)
+
+
+class Ordered(nn.Module):
+    """Windows of tokens in an order that each row brings along."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = Pooled(deep_head())
+
+    def forward(self, x, order):
+        return self.layers(x.gather(2, order.unsqueeze(1).expand(-1, 3, -1)))
+
+
+def test_arguments_that_go_along_with_the_rows_may_change_who_depends_on_whom():
+    torch.manual_seed(0)
+    model, x = Ordered().double().eval(), torch.randn(20, 3, N).double()
+    order = torch.arange(N).expand(20, -1).clone()
+    order[16:] = torch.randperm(N)
+    explainer = dasp.Explainer(
+        model, 0.0, method=dasp.Regression(budget=BUDGET, windows=True), players=dasp.players.tokens(axis=1)
+    )
+    with pytest.raises(InputError, match=r"after aten\.gather"):
+        explainer(x, 0, additional_forward_args=order)
+
+
+class Scales(nn.Module):
+    """Large elements beside small ones that hide whom they depend on."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.Conv1d(1, 8, 3), nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 1))
+
+    def forward(self, x):
+        y = self.layer(x.unsqueeze(1))
+        return self.head(torch.cat(((1e4 * y).mean(2) * 1e-4, torch.fmax(y, y.flip(2)).tanh().mean(2)), 1))
+
+
+def test_large_elements_do_not_hide_what_small_ones_do(monkeypatch):
+    model, x = seeded(Scales, N, dtype=torch.float32)
+    monkeypatch.setattr(reach, "LOSES_NAN", set())
+    with pytest.raises(InputError, match="do not seem to read"):
+        dasp.Explainer(model, 0.0, method=dasp.Regression(budget=BUDGET, windows=True))(x, 0)
+
+
+class Logarithm(nn.Module):
+    """Elements that are infinite where they are absent, and an output that is not."""
+
+    def forward(self, x):
+        return (x[:, 1:] * x[:, :-1]).relu().log().logsumexp(1, keepdim=True).exp()
+
+
+def test_infinite_elements_are_refused():
+    model, x = seeded(Logarithm, N)
+    with pytest.raises(NumericsError, match="infinite or NaN at some coalition"):
+        dasp.Explainer(model, 0.0, method=dasp.Regression(budget=BUDGET, windows=True))(x.abs() + 1, 0)
+
+
+class Roots(nn.Module):
+    """Gradients of what follows the windows are NaN where nobody is present."""
+
+    def forward(self, x):
+        return (x[:, 1:] * x[:, :-1]).relu().square().sum(1, keepdim=True).sqrt()
+
+
+def test_gradients_that_are_not_finite_do_no_harm():
+    model, x = seeded(Roots, N)
+    error, _ = errors(model, x, dasp.Regression(budget=2048, windows=True), None)
+    assert float(error.max()) < 0.02
+
+
+def test_memory_stays_within_its_bound():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(16), nn.Tanh(), nn.Linear(16, 4)).eval()
+    x = torch.randn(6, 1, 20, 20)
+    model(x)
+    method, players = dasp.Regression(budget=2000, windows=True), dasp.players.pixels()
+    explainer = dasp.Explainer(model, 0.0, method=method, players=players, memory=192 * 2**20)
+    explainer(x[:1], 0)  # captures the network
+    assert peak_bytes(lambda: explainer(x, [0, 1, 2, 3])) < 192 * 2**20
+    with pytest.raises(MemoryBoundError):
+        dasp.Explainer(model, 0.0, method=method, players=players, memory=16 * 2**20)(x, [0, 1, 2, 3])
+
+
+def test_few_players_are_enumerated_for_the_least_budget():
+    model, x = seeded(lambda: nn.Sequential(nn.Unflatten(1, (1, -1)), nn.Conv1d(1, 3, 2), nn.Flatten(), nn.Linear(18, 1)), 7)
+    with pytest.raises(CostError, match="budget=128 or more"):
+        dasp.Explainer(model, 0.0, method=dasp.Regression(budget=127, windows=True))(x, 0)
 
 
 def test_the_least_budget_that_an_error_names_works():

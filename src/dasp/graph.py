@@ -6,6 +6,7 @@ import inspect
 import io
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
@@ -67,8 +68,8 @@ class Graph:
         (result,) = self.evaluated(env, (self.output,))
         return cast(Tensor, result)
 
-    def evaluated(self, env: dict[fx.Node, Any], wanted: Sequence[fx.Node]) -> list[Any]:
-        """The values of some nodes, run from those that `env` has; what was run on the way is in `env` afterwards."""
+    def evaluated(self, env: Mapping[fx.Node, Any], wanted: Sequence[fx.Node]) -> list[Any]:
+        """The values of some nodes, run from those of `env`; each is let go of where nothing more hangs on it."""
         needed: set[fx.Node] = set()
         left = list(wanted)
         while left:
@@ -76,10 +77,16 @@ class Graph:
             if node not in env and node not in needed:
                 needed.add(node)
                 left += node.all_input_nodes
+        uses = Counter(parent for node in needed for parent in node.all_input_nodes)
+        kept, known = set(wanted), dict(env)
         for node in self.nodes:
             if node in needed:
-                env[node] = call(node, env)
-        return [env[node] for node in wanted]
+                known[node] = call(node, known)
+                for parent in node.all_input_nodes:
+                    uses[parent] -= 1
+                    if not uses[parent] and parent not in kept and parent not in env:
+                        del known[parent]
+        return [known[node] for node in wanted]
 
     def folded(self, *, live: bool = False) -> dict[fx.Node, Any]:
         """Constants, and every node that depends on nothing else, with today's weights; `live`: with their gradients."""

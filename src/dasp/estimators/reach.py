@@ -1,11 +1,13 @@
 """Whom the elements of each layer depend on: the windows that a network looks at its players through.
 
-A player's elements are NaN, and what is computed from them becomes NaN. Where something else than floating tensors comes in
-between (a comparison, an index), NaN may be lost, and all that follows counts as depending on everybody.
+A player's elements are NaN, and what is computed from them becomes NaN. Only operations that are known to pass NaN on are
+followed, as long as they give floating tensors and read nothing else that differs by row; all that comes after another one
+counts as depending on everybody.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,24 +15,33 @@ import torch
 from torch import Tensor, fx
 
 from ..errors import MemoryBoundError
-from ..game import Game, take_rows
-from ..graph import Graph
+from ..game import Game, goes_along, take_rows
+from ..graph import Graph, layer_of
+from ..rules import RULES
 
-LIVE = 4
-"""Times the memory of an evaluation that its graph takes, whose values all stay."""
+aten = torch.ops.aten
+LOSES_NAN = {aten.fmax, aten.fmin, aten.nan_to_num, aten.sign}
+"""Operations with a rule that may give a number for NaN; so do powers by a random exponent, and norms of order 0."""
 
 
 class Reach:
     """Whom the elements of each node depend on, where those are few: pairs (player, element) by node."""
 
-    def __init__(self, graph: Graph, inputs: Sequence[fx.Node], most: int) -> None:
-        self.graph, self.inputs, self.most = graph, inputs, most
-        self.random = set(inputs)  # and what depends on them
+    def __init__(self, game: Game, graph: Graph, most: int) -> None:
+        self.graph, self.most = graph, most
+        self.inputs = graph.inputs[: len(game.inputs)]
+        along = [
+            node for node, e in zip(graph.inputs[len(game.inputs) :], game.extra, strict=True) if goes_along(e, game.batch)
+        ]
+        self.random = {*self.inputs, *along}  # and what depends on them
         for node in graph.nodes:
-            if any(parent in self.random for parent in node.all_input_nodes):
+            value = node.meta.get("val")
+            holds = isinstance(value, (Tensor, list, tuple))  # not how many rows there are
+            if holds and any(parent in self.random for parent in node.all_input_nodes):
                 self.random.add(node)
         self.counts: dict[fx.Node, Tensor] = {}
         self.found: dict[fx.Node, list[Tensor]] = {}
+        self.stopped: list[str] = []
 
     @classmethod
     def of(cls, game: Game, graph: Graph, most: int) -> Reach:
@@ -40,12 +51,12 @@ class Reach:
             MemoryBoundError: which elements depend on which players does not fit the memory bound.
         """
         n = game.players.count
-        reach = cls(graph, graph.inputs[: len(game.inputs)], most)
+        reach = cls(game, graph, most)
         nodes = reach._followed()
         row = torch.zeros(1, dtype=torch.long, device=game.device)
         whole = torch.ones(1, n, dtype=torch.bool, device=game.device)
         folded = graph.folded()
-        for some in torch.arange(n, device=game.device).split(max(1, game.chunk // LIVE)):
+        for some in torch.arange(n, device=game.device).split(graph_rows(game, graph)):
             gone = torch.nn.functional.one_hot(some, n).bool()
             inputs = [
                 x.expand(len(some), *x.shape[1:]).masked_fill(mask, torch.nan)
@@ -57,10 +68,10 @@ class Reach:
             for node, value in zip(nodes, values, strict=True):
                 reach._add(node, value, some)
             nodes = [node for node in nodes if node in reach.counts]
-            held = 16 * sum(len(part) for parts in reach.found.values() for part in parts)
-            if held > game.memory // 2:
+            held = 8 * sum(len(part) for parts in reach.found.values() for part in parts)
+            if held > game.memory:
                 raise MemoryBoundError(
-                    f"windows: which elements depend on which players takes {held / 2**20:,.3g} MiB and more, and the memory "
+                    f"windows: which elements depend on which players takes more than {held / 2**20:,.3g} MiB, and the memory "
                     f"bound is {game.memory / 2**20:,.3g} MiB. Raise memory=, or leave windows= out."
                 )
         return reach
@@ -74,7 +85,7 @@ class Reach:
             return
         self.counts[node] = count
         entries = hit.nonzero()
-        self.found.setdefault(node, []).append(torch.stack((players[entries[:, 0]], entries[:, 1]), 1))
+        self.found.setdefault(node, []).append(torch.stack((players[entries[:, 0]], entries[:, 1]), 1).int())
 
     def sizes(self) -> list[int]:
         """Of the largest windows of some layer, the largest first; one player alone is none."""
@@ -91,27 +102,51 @@ class Reach:
         )
 
     def _followed(self) -> list[fx.Node]:
-        """Nodes on whose way from the inputs are only floating tensors with the rows first: NaN shows whom they depend on."""
+        """Nodes on whose way from the inputs nothing loses NaN; `stopped` says what comes after them."""
         result = [node for node in self.inputs if _is_clear(self.graph, node)]
         clear = set(result)
         for node in self.graph.nodes:
-            if node in self.random and all(parent in clear for parent in node.all_input_nodes if parent in self.random):
-                if _has_several(node):
-                    clear.add(node)
-                elif _is_clear(self.graph, node):
-                    clear.add(node)
-                    result.append(node)
+            parents = [parent for parent in node.all_input_nodes if parent in self.random]
+            if node not in self.random or not any(parent in clear for parent in parents):
+                continue
+            several = _has_several(node)
+            passes = all(parent in clear for parent in parents) and _passes_nan(node, self.random)
+            if passes and (several or _is_clear(self.graph, node)):
+                clear.add(node)
+                result += [] if several else [node]
+            else:
+                self.stopped.append(f"{node.target} (layer {layer_of(node)})")
         return result
 
     def entries(self, layers: Sequence[fx.Node]) -> tuple[Tensor, Tensor, int]:
         """Players and elements that depend on them, of all layers after each other, and how many elements there are."""
-        parts, start = [], 0
+        parts, start = [torch.zeros(0, 2, dtype=torch.long)], 0
         for node in layers:
-            one = torch.cat(self.found[node])
+            one = torch.cat(self.found[node]).long()
             parts.append(torch.stack((one[:, 0], one[:, 1] + start), 1))
             start += len(self.counts[node])
-        both = torch.cat(parts) if parts else torch.zeros(0, 2, dtype=torch.long)
+        both = torch.cat(parts[1:] or parts)
         return both[:, 0], both[:, 1], start
+
+
+def graph_rows(game: Game, graph: Graph) -> int:
+    """Rows for which all values of a graph, and as many gradients, fit the memory bound; no more than go through the model."""
+    each = 4 * graph.elements * torch.finfo(game.dtype).bits // 8
+    return max(1, min(game.chunk, game.memory // each))
+
+
+def _passes_nan(node: fx.Node, random: set[fx.Node]) -> bool:
+    """Whether an operation gives NaN wherever it reads one."""
+    if node.target is operator.getitem:
+        return True
+    target = node.target
+    if target not in RULES.ops() or getattr(target, "namespace", "") != "aten":
+        return False
+    if target is aten.linalg_vector_norm.default:
+        return len(node.args) < 2 or bool(node.args[1] != 0)
+    if target is aten.pow.Tensor_Tensor:
+        return node.args[1] not in random
+    return target.overloadpacket not in LOSES_NAN
 
 
 def _readers(node: fx.Node) -> Iterator[fx.Node]:

@@ -22,7 +22,7 @@ from .posterior import ERRORS, MOST_FITTED, Sample, mean_prior, tells_directions
 from .relevance import relevance_bytes
 from .sampling import check_seed
 from .waves import wave_bytes
-from .windows import DIRECTIONS, Windows
+from .windows import Windows
 
 POWERS = (2, 3, 4, 6, 9, 13, 18)
 PREFERENCE = 0.2
@@ -120,6 +120,7 @@ class Regression(Estimator):
         """
         moved = game.moved(torch.arange(game.batch, device=game.device))[:, 0]  # (B, n)
         players = moved.sum(1)
+        plain = replace(self, prior=None, ridge=None, relevance=False)  # for games of few players that are evaluated often
         windows = Windows.of(game) if self.windows and 2 ** int(players.max()) > self.budget else None
         for n in sorted(set(players.tolist()), reverse=True):  # the most first: of fewer, more may be learnt
             self._check(game, n, windows)
@@ -131,15 +132,15 @@ class Regression(Estimator):
             for n in sorted(set(costs) - {0}):
                 members = self._pairs(n, self._pair_count(n, windows), game.device)
                 rows = (players == n).nonzero()[:, 0]
-                columns = shape[1] * (1 if windows is None else 1 + DIRECTIONS)
-                for some in rows.split(max(1, game.memory // (2 * self.row_bytes(n, len(members), columns)))):
+                each = self._each(n, len(members), game, windows)
+                for some in rows.split(max(1, game.memory // (2 * each))):
                     which = moved[some].nonzero()[:, 1].reshape(len(some), 1, n).expand(-1, shape[1], -1)
                     before = [prior.values[some].double().gather(2, which).flatten(0, 1) for prior in priors]
                     if windows is None or 2**n <= self.budget:
                         found = differences(game, some, which[:, 0], members, bar)
                         known, unknown = torch.zeros(2, *which.shape, dtype=torch.float64, device=game.device)
                     else:
-                        found, known, unknown = windows.beside(some, which[:, 0], members, self, bar)
+                        found, known, unknown = windows.beside(some, which[:, 0], members, plain, bar)
                     before = [one - known.flatten(0, 1) for one in before]
                     judged = self.judge(members, found.flatten(0, 1), before, game.memory)
                     values[some] = values[some].scatter(2, which, judged.values.reshape(which.shape) + known)
@@ -165,7 +166,7 @@ class Regression(Estimator):
         """Refuse a budget that is too small for n players, and pairs that do not fit the memory bound."""
         least = min(2**n, 2 * n + 2)
         if windows is not None and least < 2**n:
-            least = windows.least(least)
+            least = min(2**n, windows.least(least))
         if self.budget < least:
             amount = "them all" if least == 2**n else "2 n + 2" if windows is None else "2 n + 2 beside those of windows"
             raise CostError(
@@ -180,8 +181,7 @@ class Regression(Estimator):
             if self.relevance and tells_directions(n, pairs + 1):
                 more += wave_bytes(n, fitted)
             work = max(fit_bytes(n, fitted) + more + 4 * pairs * n, choice_bytes(n, pairs))
-        columns = game.targets.count * (1 if windows is None else 1 + DIRECTIONS)
-        needed = work + self.row_bytes(n, pairs, columns)
+        needed = work + self._each(n, pairs, game, windows)
         if needed > game.memory:
             raise MemoryBoundError(
                 f"regression on {pairs:,} pairs of coalitions of {n:,} players needs {needed / 2**20:,.3g} MiB, and the memory "
@@ -203,6 +203,10 @@ class Regression(Estimator):
         if 2**n <= self.budget:
             return int(2 ** max(0, n - 1)) - 1
         return (self.budget - 2 - (0 if windows is None else windows.evaluations(self.budget))) // 2
+
+    def _each(self, n: int, pairs: int, game: Game, windows: Windows | None) -> int:
+        """Memory of a row."""
+        return self.row_bytes(n, pairs, game.targets.count) + (0 if windows is None else windows.row_bytes(self.budget))
 
     def _cost(self, n: int, windows: Windows | None) -> int:
         """Evaluations for a row of n players beside (nobody, all)."""

@@ -21,13 +21,13 @@ from torch import Tensor, fx
 from tqdm.auto import tqdm
 
 from ..background_game import BackgroundGame
-from ..errors import InputError
+from ..errors import InputError, NumericsError
 from ..game import Game, take_rows
 from ..graph import Graph, layer_of
 from .designs import MOST_PLAYERS, choose_pairs
 from .odd_games import differences, every_pair
 from .preparation import check_graph
-from .reach import LIVE, Reach, coloured, grouped
+from .reach import Reach, coloured, graph_rows, grouped
 from .sampling import stream
 
 DIRECTIONS = 16
@@ -37,9 +37,10 @@ GRADIENTS = 64
 PART = 20
 """Pairs of colours are one in so many of the evaluations: a tenth of the budget."""
 TRIALS = 16
-SAME = 1000.0
-"""Rounding errors by which an element may differ that does not depend on what was changed."""
+SAME, SAME_LAYER = 1000.0, 16.0
+"""Rounding errors by which an element may differ that does not depend on what was changed: its own, and of the largest one."""
 INSTEAD = "Leave windows= out"
+_NAMED = 3
 
 
 class Settings(Protocol):
@@ -84,7 +85,7 @@ class Windows:
 
     @classmethod
     def of(cls, game: Game) -> Windows:
-        """Find them, by n evaluations with a player's elements NaN each, and 32 more that try what was found.
+        """Find them, by n evaluations with the elements of a player NaN each, and 32 more that try what was found.
 
         Raises:
             CaptureError: the network cannot be captured as one graph.
@@ -99,21 +100,24 @@ class Windows:
         graph = game.model.capture(game.inputs, game.extra)
         check_graph(game, graph)
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(game.device.type, enabled=False):
-            reach = Reach.of(game, graph, min(MOST_PLAYERS, game.players.count // 2))
-            for most in reach.sizes():
-                layers = reach.border(most)
+            most = min(MOST_PLAYERS, game.players.count // 2)
+            reach = Reach.of(game, graph, most)
+            many = ""
+            for size in reach.sizes():
+                layers = reach.border(size)
                 member, element, count = reach.entries(layers)
                 if not len(member):
                     continue
                 kept, group, sets = grouped(member, element, count, game.players.count)
-                colours = coloured(sets)
-                if int(colours.max()) < min(MOST_PLAYERS, game.players.count // 2):
-                    found = cls(game, graph, layers, kept, group, sets, colours)
+                found = cls(game, graph, layers, kept, group, sets, coloured(sets))
+                if found.colour_count <= most:
                     found._try()
                     return found
+                many = f"; those of {', '.join(found.names)} depend on up to {size} and take {found.colour_count} colours"
+        stopped = f" Nothing is known of what comes after {', '.join(reach.stopped[:_NAMED])}." if reach.stopped else ""
         raise InputError(
-            f"no layer of {game.model.name} has elements that depend on more than one player each and on "
-            f"{min(MOST_PLAYERS, game.players.count // 2)} or fewer, so there are no windows to learn from. {INSTEAD}."
+            f"no layer of {game.model.name} was found whose elements depend on a few players each, from two to {most}, told "
+            f"apart by as many colours{many}. There are no windows to learn from.{stopped} {INSTEAD}."
         )
 
     @property
@@ -124,7 +128,7 @@ class Windows:
     @property
     def names(self) -> list[str]:
         """Of the layers; inputs that reach the rest directly are among them."""
-        return [layer_of(node) if node.op == "call_function" else node.name for node in self.layers]
+        return list(dict.fromkeys(layer_of(node) if node.op == "call_function" else node.name for node in self.layers))
 
     def pairs(self, budget: int) -> int:
         """Of coalitions of colours, of an evaluation budget; all of them where those are no more."""
@@ -132,7 +136,18 @@ class Windows:
 
     def evaluations(self, budget: int) -> int:
         """What the surrogate takes: who depends on whom, gradients (two each), and pairs of colours."""
-        return self.game.players.count + 2 * TRIALS + 2 * GRADIENTS + 2 * self.pairs(budget)
+        return self.fixed + 2 * self.pairs(budget)
+
+    @property
+    def fixed(self) -> int:
+        """Evaluations whatever the budget: who depends on whom, what tries that, gradients, and both ends twice."""
+        return self.game.players.count + 2 * TRIALS + 2 * GRADIENTS + 4
+
+    def row_bytes(self, budget: int) -> int:
+        """For a row: gradients, several copies of them alive at once, directions, features, what depends on each player."""
+        elements = len(self.kept) * (4 * GRADIENTS + 3 * DIRECTIONS)
+        each = elements + 2 * DIRECTIONS * budget + 2 * self.game.players.count * self.pairs(budget)
+        return 8 * self.game.targets.count * each
 
     def least(self, others: int) -> int:
         """The least budget that leaves so many evaluations for all else."""
@@ -152,6 +167,7 @@ class Windows:
         parts = []
         for row in rows.split(1):
             slopes = torch.cat([self._slopes(row, some) for some in coalitions.split(self.at_once)], 1)  # (T, M, E)
+            slopes = slopes.where(slopes.isfinite(), 0.0)  # any direction will do, and these say nothing
             scale = slopes.abs().amax((1, 2), keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
             _, vectors = torch.linalg.eigh((slopes / scale) @ (slopes / scale).mT)
             leading = (slopes / scale).mT @ vectors[..., -count:].flip(-1)  # (T, E, K)
@@ -177,11 +193,16 @@ class Windows:
         found, features = both[:, :targets], both[:, targets:].unflatten(1, (targets, -1)).mT  # (R, T, M + 1, K)
         factors = fitted(features[:, :, :-1], found[:, :, :-1])
         weights = torch.einsum("rtk,rtke->rte", factors, directions)
+        bar.update(len(rows) * self.fixed)
         known = [self._known(row, one, options, bar) for row, one in zip(rows.split(1), weights, strict=True)]
         values, variances = (torch.stack(part).gather(2, _along(which, targets)) for part in zip(*known, strict=True))
         surrogate = (features @ factors.unsqueeze(-1)).squeeze(-1)
         missing = surrogate[..., -1:] - values.sum(2, keepdim=True)  # shared by how little is known of each
-        share = variances / variances.sum(2, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+        whole = variances.sum(2, keepdim=True)
+        share = variances / whole.clamp(min=torch.finfo(torch.float64).tiny)
+        rounding = SAME * torch.finfo(self.game.dtype).eps * (values.abs().sum(2, keepdim=True) + surrogate.abs().amax())
+        if bool((missing.abs() > rounding).logical_and(whole == 0).any()):  # all coalitions of colours add up
+            raise self._hidden()
         return found - surrogate, values + share * missing, variances.sqrt()
 
     def _known(self, row: Tensor, weights: Tensor, options: Settings, bar: tqdm) -> tuple[Tensor, Tensor]:
@@ -207,6 +228,7 @@ class Windows:
         for some in members.split(max(1, self.at_once // 2)):
             players = some[:, self.colours]
             h = self._elements(row.repeat(2 * len(some)), torch.cat((players, ~players))).double()
+            self.refuse_non_finite(h)
             h = h[: len(some)] - h[len(some) :]
             groups = torch.zeros(len(weights), len(some), len(self.sets), dtype=torch.float64, device=h.device)
             groups.index_add_(2, self.group, weights.unsqueeze(1) * h)
@@ -214,11 +236,22 @@ class Windows:
             bar.update(2 * len(some))
         return torch.cat(found, 2)
 
+    def refuse_non_finite(self, elements: Tensor) -> None:
+        """Refuse infinite elements: no sum of them is known.
+
+        Raises:
+            NumericsError: there are some.
+        """
+        if not bool(elements.isfinite().all()):
+            raise NumericsError(
+                f"{', '.join(self.names)}: elements are infinite or NaN at some coalition, though the output is not, so no "
+                f"sum of them is known. {INSTEAD}."
+            )
+
     @property
     def at_once(self) -> int:
         """Evaluations of the graph at once."""
-        each = 8 * len(self.kept)
-        return max(2, min(self.game.chunk // LIVE, self.game.memory // (8 * each)))
+        return min(graph_rows(self.game, self.graph), max(1, self.game.memory // (64 * len(self.kept))))
 
     def _run(self, index: Tensor, coalitions: Tensor) -> dict[fx.Node, Any]:
         game = self.game
@@ -254,28 +287,47 @@ class Windows:
             for target in range(values.shape[1]):
                 keep = target + 1 < values.shape[1]
                 if values.requires_grad:
-                    found = torch.autograd.grad(values[:, target].sum(), leaves, retain_graph=keep, materialize_grads=True)
+                    found = self._gradient(values[:, target].sum(), leaves, keep=keep)
                 else:
                     found = tuple(torch.zeros_like(leaf) for leaf in leaves)
                 slopes.append(self._flat(found).double())
         return torch.stack(slopes)
 
+    def _gradient(self, value: Tensor, leaves: list[Tensor], *, keep: bool) -> tuple[Tensor, ...]:
+        try:
+            return torch.autograd.grad(value, leaves, retain_graph=keep, materialize_grads=True)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(
+                f"windows: what follows {', '.join(self.names)} cannot be differentiated: {reason.rstrip('.')}. {INSTEAD}."
+            ) from error
+
     def _try(self) -> None:
         """Refuse elements that change where nobody changes whom they seem to depend on."""
         n = self.game.players.count
         generator = torch.Generator("cpu").manual_seed(0)
-        index = torch.arange(TRIALS, device=self.game.device) % self.game.batch
+        index = torch.arange(TRIALS, device=self.game.device) * max(1, self.game.batch // TRIALS) % self.game.batch
         before = (torch.rand(TRIALS, n, generator=generator, device="cpu") < 0.5).to(self.game.device)
         part = 1 / (1 + int(self.sets.sum(1).max()))  # so that many elements stay as they are
         changed = (torch.rand(TRIALS, n, generator=generator, device="cpu") < part).to(self.game.device)
-        first, second = self._elements(index, before), self._elements(index, before ^ changed)
-        same = ~(changed.double() @ self.sets.double().T > 0)[:, self.group]  # (M, E)
-        rounding = SAME * torch.finfo(first.dtype).eps * first.abs().amax()
-        if bool(((first - second).abs() > rounding).logical_and(same).any()):
-            raise InputError(
-                f"{', '.join(self.names)}: elements change with players that their operations do not seem to read (a sort, "
-                f"nan_to_num, an operation of your own?), so windows cannot be told. {INSTEAD}."
-            )
+        for trial, rows in enumerate(index.split(self.at_once)):
+            some = slice(trial * self.at_once, trial * self.at_once + len(rows))
+            first, second = self._elements(rows, before[some]), self._elements(rows, before[some] ^ changed[some])
+            same = ~(changed[some].double() @ self.sets.double().T > 0)[:, self.group]  # (M, E)
+            size = torch.maximum(first.abs(), second.abs())
+            size = size.where(size.isfinite(), 0.0)
+            rounding = torch.finfo(first.dtype).eps * (SAME * size.amax(0) + SAME_LAYER * size.amax())
+            equal = (first == second) | ((first - second).abs() <= rounding) | (first.isnan() & second.isnan())
+            if bool((same & ~equal).any()):
+                raise self._hidden()
+
+    def _hidden(self) -> InputError:
+        return InputError(
+            f"{', '.join(self.names)}: elements change with players that their operations do not seem to read, so windows "
+            f"cannot be told. {INSTEAD}."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,6 +347,7 @@ class _Features:
             for some in coalitions.split(self.windows.at_once):
                 outputs, elements = self.windows._both(row.repeat(len(some)), some)
                 self.windows.game.refuse_non_finite(outputs, row.repeat(len(some)), some)
+                self.windows.refuse_non_finite(elements)
                 parts.append(torch.cat((outputs.double(), elements.double() @ own.flatten(0, 1).T), 1))
             result.append(torch.cat(parts))
         return torch.stack(result)
