@@ -71,7 +71,8 @@ def test_a_sum_of_windows_is_known_from_all_coalitions_of_the_colours(dtype):
     model, x = seeded(lambda: Pooled(nn.Linear(12, 2)), 3, N, dtype=dtype)
     error, found = errors(model, x, dasp.Regression(budget=BUDGET, windows=True), dasp.players.tokens(axis=1), [0, 1])
     assert float(error.max()) < (1e-5 if dtype is torch.float32 else 1e-9)
-    assert found.settings["windows"] == ["layers.3"]
+    assert found.settings["layers"] == ["aten.relu.default (layer layers.3)"]
+    assert found.settings["colours"] == 4
     assert found.evaluations <= BUDGET
 
 
@@ -93,8 +94,8 @@ def test_errors_are_half_of_those_without():
 @pytest.mark.parametrize(
     ("build", "shape", "players", "layers"),
     [
-        (Text, (N, 4), dasp.players.tokens(), ["Text"]),
-        (Beside, (N,), None, ["Beside"]),
+        (Text, (N, 4), dasp.players.tokens(), ["aten.relu.default (layer Text)"] * 2),
+        (Beside, (N,), None, ["aten.cat.default (layer Beside)"]),
     ],
     ids=["text", "beside"],
 )
@@ -102,7 +103,7 @@ def test_layers_beside_each_other_and_inputs_that_are_read_again(build, shape, p
     model, x = seeded(build, *shape)
     error, found = errors(model, x, dasp.Regression(budget=BUDGET, windows=True), players)
     assert float(error.max()) < 0.03
-    assert found.settings["windows"] == layers
+    assert found.settings["layers"] == layers
 
 
 def test_standard_errors_say_how_large_errors_are():
@@ -128,7 +129,7 @@ def test_images_and_pooling_with_indices():
     ).eval()
     x = torch.randn(3, 1, 5, 6)
     found = dasp.Explainer(model, 0.0, method=dasp.Regression(budget=4096, windows=True), players=dasp.players.pixels())(x, 0)
-    assert found.settings["windows"] == ["3"]  # what flattens the pooled layer
+    assert found.settings["layers"] == ["aten.flatten.using_ints (layer 3)"]  # what flattens the pooled layer
     audit = found.audit(evaluations=4000, seed=5)
     assert float(audit.high.max()) < 0.2
 
@@ -153,7 +154,7 @@ def test_priors_and_a_budget_for_all_coalitions():
     assert float(with_prior.max()) < 0.05
     error, found = errors(model, x, dasp.Regression(budget=2**N, windows=True), players)
     assert float(error.max()) < 1e-10
-    assert found.settings["windows"] is True  # all coalitions were evaluated, and no windows looked for
+    assert "layers" not in found.settings  # all coalitions were evaluated, and no windows looked for
 
 
 class Hidden(nn.Module):
@@ -175,7 +176,8 @@ class Compared(nn.Module):
 def test_what_a_comparison_hides_counts_as_everybody():
     model, x = seeded(Compared, N)
     error, found = errors(model, x, dasp.Regression(budget=BUDGET, windows=True), None)
-    assert found.settings["windows"] == ["x", "Compared"]  # what is compared, and both of what is chosen from
+    # What is compared, and both of what is chosen from.
+    assert found.settings["layers"] == ["x", "aten.mul.Tensor (layer Compared)", "aten.neg.default (layer Compared)"]
     assert float(error.max()) < 0.5
 
 
@@ -197,7 +199,7 @@ def test_what_hides_nan_is_not_followed_and_would_be_noticed(monkeypatch):
     model, x = seeded(Hidden, N)
     error, found = errors(model, x, dasp.Regression(budget=2048, windows=True), None)
     assert float(error.max()) < 0.05
-    assert found.settings["windows"] == ["x", "Hidden"]
+    assert found.settings["layers"][0] == "x"
     monkeypatch.setattr(reach, "LOSES_NAN", set())
     with pytest.raises(InputError, match="do not seem to read"):
         errors(model, x, dasp.Regression(budget=2048, windows=True), None)
@@ -222,7 +224,7 @@ def test_arguments_that_go_along_with_the_rows_may_change_who_depends_on_whom():
     explainer = dasp.Explainer(
         model, 0.0, method=dasp.Regression(budget=BUDGET, windows=True), players=dasp.players.tokens(axis=1)
     )
-    with pytest.raises(InputError, match=r"after aten\.gather"):
+    with pytest.raises(InputError, match=r"Not followed: aten\.gather"):
         explainer(x, 0, additional_forward_args=order)
 
 

@@ -115,7 +115,7 @@ class Reach:
                 clear.add(node)
                 result += [] if several else [node]
             else:
-                self.stopped.append(f"{node.target} (layer {layer_of(node)})")
+                self.stopped.append(operation(node))
         return result
 
     def entries(self, layers: Sequence[fx.Node]) -> tuple[Tensor, Tensor, int]:
@@ -127,6 +127,11 @@ class Reach:
             start += len(self.counts[node])
         both = torch.cat(parts[1:] or parts)
         return both[:, 0], both[:, 1], start
+
+
+def operation(node: fx.Node) -> str:
+    """What a node does, and in which layer; the name of an input."""
+    return f"{node.target} (layer {layer_of(node)})" if node.op == "call_function" else node.name
 
 
 def graph_rows(game: Game, graph: Graph) -> int:

@@ -23,11 +23,11 @@ from tqdm.auto import tqdm
 from ..background_game import BackgroundGame
 from ..errors import InputError, NumericsError
 from ..game import Game, take_rows
-from ..graph import Graph, layer_of
+from ..graph import Graph
 from .designs import MOST_PLAYERS, choose_pairs
 from .odd_games import differences, every_pair
 from .preparation import check_graph
-from .reach import Reach, coloured, graph_rows, grouped
+from .reach import Reach, coloured, graph_rows, grouped, operation
 from .sampling import stream
 
 DIRECTIONS = 16
@@ -114,10 +114,10 @@ class Windows:
                     found._try()
                     return found
                 many = f"; those of {', '.join(found.names)} depend on up to {size} and take {found.colour_count} colours"
-        stopped = f" Nothing is known of what comes after {', '.join(reach.stopped[:_NAMED])}." if reach.stopped else ""
+        stopped = f" Not followed: {', '.join(reach.stopped[:_NAMED])}." if reach.stopped else ""
         raise InputError(
-            f"no layer of {game.model.name} was found whose elements depend on a few players each, from two to {most}, told "
-            f"apart by as many colours{many}. There are no windows to learn from.{stopped} {INSTEAD}."
+            f"no layer of {game.model.name} was found whose elements depend on a few players each, from two (what depends on "
+            f"one alone a regression knows anyway) to {most}, told apart by as many colours{many}.{stopped} {INSTEAD}."
         )
 
     @property
@@ -128,7 +128,7 @@ class Windows:
     @property
     def names(self) -> list[str]:
         """Of the layers; inputs that reach the rest directly are among them."""
-        return list(dict.fromkeys(layer_of(node) if node.op == "call_function" else node.name for node in self.layers))
+        return [operation(node) for node in self.layers]
 
     def pairs(self, budget: int) -> int:
         """Of coalitions of colours, of an evaluation budget; all of them where those are no more."""
@@ -178,7 +178,9 @@ class Windows:
     def beside(
         self, rows: Tensor, which: Tensor, members: Tensor, options: Settings, bar: tqdm
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What the surrogate leaves over of the differences, (R, T, M + 1), and its values and errors, (R, T, k).
+        """Differences and what the surrogate leaves over of them, (2, R, T, M + 1); its values and errors, (2, R, T, k).
+
+        The first of the two is the game itself, of which nothing is known.
 
         Args:
             rows: of the game, (R,).
@@ -193,9 +195,9 @@ class Windows:
         found, features = both[:, :targets], both[:, targets:].unflatten(1, (targets, -1)).mT  # (R, T, M + 1, K)
         factors = fitted(features[:, :, :-1], found[:, :, :-1])
         weights = torch.einsum("rtk,rtke->rte", factors, directions)
-        bar.update(len(rows) * self.fixed)
-        known = [self._known(row, one, options, bar) for row, one in zip(rows.split(1), weights, strict=True)]
-        values, variances = (torch.stack(part).gather(2, _along(which, targets)) for part in zip(*known, strict=True))
+        bar.update(len(rows) * (self.fixed - 2))
+        each = [self._known(row, one, options, bar) for row, one in zip(rows.split(1), weights, strict=True)]
+        values, variances = (torch.stack(part).gather(2, _along(which, targets)) for part in zip(*each, strict=True))
         surrogate = (features @ factors.unsqueeze(-1)).squeeze(-1)
         missing = surrogate[..., -1:] - values.sum(2, keepdim=True)  # shared by how little is known of each
         whole = variances.sum(2, keepdim=True)
@@ -203,7 +205,8 @@ class Windows:
         rounding = SAME * torch.finfo(self.game.dtype).eps * (values.abs().sum(2, keepdim=True) + surrogate.abs().amax())
         if bool((missing.abs() > rounding).logical_and(whole == 0).any()):  # all coalitions of colours add up
             raise self._hidden()
-        return found - surrogate, values + share * missing, variances.sqrt()
+        known = torch.stack((torch.zeros_like(values), values + share * missing))
+        return torch.stack((found, found - surrogate)), known, torch.stack((torch.zeros_like(values), variances.sqrt()))
 
     def _known(self, row: Tensor, weights: Tensor, options: Settings, bar: tqdm) -> tuple[Tensor, Tensor]:
         """Shapley values of sums of the elements with weights (T, E) for a row, and their variances, (T, n)."""
