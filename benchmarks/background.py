@@ -107,7 +107,9 @@ def problem(name: str, settings: Settings, rows: int, inputs: int) -> Problem:
     return Problem(name, model, x, targets, background, (one, two))
 
 
-def truth(name: str, model: nn.Module, x: Tensor, targets: Tensor, background: Tensor, cache: Path, seed: int) -> Tensor:
+def truth(
+    name: str, model: nn.Module, x: Tensor, targets: Tensor, background: Tensor, cache: Path, seed: int
+) -> Tensor:
     """True values (B, n), exact for Parkinson, else sampled from a seed."""
     method: dasp.Estimator = dasp.Exact()
     if name in TRUTH:

@@ -144,7 +144,9 @@ def _profiled(call: Callable[[], object]) -> tuple[dict[str, float], dict[str, f
     for event in profiler.key_averages():
         if event.key.startswith("aten::"):
             name = event.key.removeprefix("aten::").removeprefix("_")
-            kind = next((kind for kind, stems in KINDS.items() if any(stem in name for stem in stems)), "other operations")
+            kind = next(
+                (kind for kind, stems in KINDS.items() if any(stem in name for stem in stems)), "other operations"
+            )
             operations[name] = operations.get(name, 0.0) + event.self_cpu_time_total / 1e6 / total
             shares[kind] += event.self_cpu_time_total / 1e6 / total
     shares["outside operations (Python, autograd, profiler)"] = 1 - sum(shares.values())
@@ -177,7 +179,9 @@ def against_published(model: nn.Sequential, inputs: Tensor, targets: Tensor) -> 
     explainer = dasp.Explainer(model, 0.0, method=diagonal())
     reference = dasp.Explainer(model, 0.0, method=dasp.DASP(sizes=8))
     some, wanted = inputs[:BATCH], targets[:BATCH]
-    published, ours = fastest(lambda: reference(some[:1], wanted[:1]), lambda: explainer(some, wanted), seconds=1.0, least=3)
+    published, ours = fastest(
+        lambda: reference(some[:1], wanted[:1]), lambda: explainer(some, wanted), seconds=1.0, least=3
+    )
     return {
         "published_seconds": published,
         "diagonal_seconds": ours / BATCH,
@@ -257,7 +261,9 @@ def table(result: Result) -> str:
         )
     lines += ["", f"Where the time of a batch of {BATCH} goes:", "", "| kind | share |", "| --- | ---: |"]
     lines += [f"| {kind} | {100 * share:.0f} % |" for kind, share in result["forwards"]["time_by_kind"].items()]
-    largest = ", ".join(f"{name} {100 * share:.0f} %" for name, share in result["forwards"]["time_by_operation"].items())
+    largest = ", ".join(
+        f"{name} {100 * share:.0f} %" for name, share in result["forwards"]["time_by_operation"].items()
+    )
     lines += ["", f"The largest operations: {largest}."]
     lines += [
         "",
@@ -283,7 +289,8 @@ def table(result: Result) -> str:
         "| --- | ---: | ---: |",
     ]
     lines += [
-        f"| {row['case']} | {100 * row['median']:.3f} % | {100 * row['largest']:.3f} % |" for row in result["gaps"]["rows"]
+        f"| {row['case']} | {100 * row['median']:.3f} % | {100 * row['largest']:.3f} % |"
+        for row in result["gaps"]["rows"]
     ]
     return "\n".join(lines)
 

@@ -1,6 +1,6 @@
 """Interactions of pairs on the Parkinson network: error against enumeration, correlation, and time an input.
 
-python benchmarks/interactions.py [--inputs 8] [--out out/frontier] [--data FOLDER]
+    python benchmarks/interactions.py [--inputs 8] [--out out/frontier] [--data FOLDER]
 """
 
 from __future__ import annotations

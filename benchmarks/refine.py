@@ -1,6 +1,6 @@
 """Refine against permutation sampling: how many of 100 inputs end below a tolerance, and at how many evaluations.
 
-python benchmarks/refine.py [--tolerance 0.02] [--inputs 100] [--out out/frontier] [--data FOLDER]
+    python benchmarks/refine.py [--tolerance 0.02] [--inputs 100] [--out out/frontier] [--data FOLDER]
 """
 
 from __future__ import annotations

@@ -162,9 +162,13 @@ SEQUENCES: dict[str, Case] = {
     "attention, weights not asked for": Case(attended(call={"need_weights": False})),
     "attention, steps first": Case(attended(batch_first=False)),
     "attention, causal": Case(attended(call={"attn_mask": CAUSAL, "is_causal": True})),
-    "attention, causal, no weights": Case(attended(call={"attn_mask": CAUSAL, "is_causal": True, "need_weights": False})),
+    "attention, causal, no weights": Case(
+        attended(call={"attn_mask": CAUSAL, "is_causal": True, "need_weights": False})
+    ),
     "attention, padded": Case(attended(call={"key_padding_mask": None, "need_weights": False})),
-    "attention, padded, weights of each head": Case(attended(call={"key_padding_mask": None, "average_attn_weights": False})),
+    "attention, padded, weights of each head": Case(
+        attended(call={"key_padding_mask": None, "average_attn_weights": False})
+    ),
     "attention, bias of keys": Case(attended(add_bias_kv=True, call={"need_weights": False})),
     "attention, a key of zeros": Case(attended(add_zero_attn=True, bias=False, call={"need_weights": False})),
     "encoder layer": Case(encoder()),

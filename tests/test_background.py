@@ -258,19 +258,25 @@ OFF, ON, LOADS, REST = draw(2, N, seed=13), draw(2, N, seed=14), draw(3, 2, N, s
 
 
 def law(shift: Tensor, rank: Any, grouped: bool, free: Tensor | None = None) -> BackgroundLaw:
-    return BackgroundLaw(NODES, shift, rank_behind=3, free=free, grouped=grouped, rank=rank, conditioned=False, memory=2**20)
+    return BackgroundLaw(
+        NODES, shift, rank_behind=3, free=free, grouped=grouped, rank=rank, conditioned=False, memory=2**20
+    )
 
 
 def owned(grouped: bool) -> Owned:
     k = len(NODES)
-    return Owned.of(Gaussian(OFF.repeat(k, 1), LOADS.repeat(1, k, 1), REST.repeat(k, 1)), ON.repeat(k, 1), LABELS[grouped], 0)
+    return Owned.of(
+        Gaussian(OFF.repeat(k, 1), LOADS.repeat(1, k, 1), REST.repeat(k, 1)), ON.repeat(k, 1), LABELS[grouped], 0
+    )
 
 
 def linear_map() -> LinearMap:
     return dense(torch.ops.aten.linear.default, 0, (None, WEIGHT, BIAS))
 
 
-def enumerated(presence: Tensor, labels: Tensor, rest: Tensor = REST, loads: Tensor = LOADS) -> tuple[Tensor, Tensor]:
+def enumerated(
+    presence: Tensor, labels: Tensor, rest: Tensor = REST, loads: Tensor = LOADS
+) -> tuple[Tensor, Tensor]:
     """Mean (2, 4) and covariance (2, 4, 4) of the linear map, over coalitions with these presences (2, n)."""
     n = presence.shape[1]
     states = (torch.arange(2**n).unsqueeze(1) >> torch.arange(n) & 1).double()

@@ -204,7 +204,9 @@ TARGETS: list[tuple[str, Any, type[Exception], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("target", "error", "message"), [case[1:] for case in TARGETS], ids=[case[0] for case in TARGETS])
+@pytest.mark.parametrize(
+    ("target", "error", "message"), [case[1:] for case in TARGETS], ids=[case[0] for case in TARGETS]
+)
 def test_target(target: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         explain(target=target)
@@ -239,7 +241,9 @@ def test_nan_in_buffers_is_refused_and_infinity_is_not() -> None:
 
 
 def test_a_model_that_gives_nan_at_the_baseline() -> None:
-    with pytest.raises(dasp.InputError, match="gives NaN for row 0 with 0 of 4 players present, the others at the base"):
+    with pytest.raises(
+        dasp.InputError, match="gives NaN for row 0 with 0 of 4 players present, the others at the base"
+    ):
         explain(net=Giving(lambda x: (x.sum(-1) - 1).log()), target=None)
 
 

@@ -417,7 +417,9 @@ def test_every_kind_of_number_is_taken(net: Path, tmp_path: Path, kind: str) -> 
 
 
 @pytest.mark.parametrize("kind", ["float64", "bool", "U1"])
-def test_a_mask_of_other_than_whole_numbers_says_how_to_save_one(net: Path, rows: Path, capsys: Capture, kind: str) -> None:
+def test_a_mask_of_other_than_whole_numbers_says_how_to_save_one(
+    net: Path, rows: Path, capsys: Capture, kind: str
+) -> None:
     np.save(rows.parent / "mask.npy", np.array([0, 1, 1]).astype(kind))
     assert explain(net, rows, "--target", 0, "--players", rows.parent / "mask.npy")[0] == 2
     assert 'numpy.save("mask.npy", mask.astype("int64"))' in capsys.readouterr().err

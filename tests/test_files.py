@@ -84,7 +84,9 @@ def test_a_member_of_a_zip_archive_is_taken_out(zipped: Source, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("fault", ["other", "damaged", "cut"])
-def test_a_wrong_download_is_named_and_not_kept(fault: str, source: Source, site: tuple[str, Path], tmp_path: Path) -> None:
+def test_a_wrong_download_is_named_and_not_kept(
+    fault: str, source: Source, site: tuple[str, Path], tmp_path: Path
+) -> None:
     packed = gzip.compress(CONTENT)
     served = {
         "other": gzip.compress(b"other"),

@@ -177,7 +177,9 @@ def test_chunks_change_nothing() -> None:
     [dasp.Propagation(), dasp.Propagation(mixture=BIG, rule="legendre"), dasp.Propagation(rank=2)],
     ids=["default", "all enumerated", "rank 2"],
 )
-def test_evaluations_are_those_that_were_made(monkeypatch: pytest.MonkeyPatch, method: dasp.Estimator, semivalue: Any) -> None:
+def test_evaluations_are_those_that_were_made(
+    monkeypatch: pytest.MonkeyPatch, method: dasp.Estimator, semivalue: Any
+) -> None:
     made = 2  # nobody and everybody
     plain = dasp.game.Game.table
 

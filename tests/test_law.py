@@ -45,7 +45,9 @@ def owned(labels: Tensor = LABELS) -> Owned:
     return Owned(OFF.repeat(len(NODES), 1), on.repeat(len(NODES), 1), labels, 0)
 
 
-def law(rank: Any, *, grouped: bool = True, players: int = N, shift: Tensor | None = None, memory: int = 2**20) -> CoalitionLaw:
+def law(
+    rank: Any, *, grouped: bool = True, players: int = N, shift: Tensor | None = None, memory: int = 2**20
+) -> CoalitionLaw:
     shift = torch.zeros(ROWS, players, dtype=torch.float64) if shift is None else shift
     return CoalitionLaw(NODES, shift, grouped=grouped, rank=rank, conditioned=False, memory=memory)
 
@@ -247,7 +249,9 @@ def token_embedding() -> nn.Module:
     ],
     ids=["pointwise", "patches", "patches with an edge", "tokens", "max pool", "mixing"],
 )
-def test_what_one_player_owns_stays_exact(embed: Callable[[], Any], shape: tuple[int, ...], players: Any, rank: Any) -> None:
+def test_what_one_player_owns_stays_exact(
+    embed: Callable[[], Any], shape: tuple[int, ...], players: Any, rank: Any
+) -> None:
     torch.manual_seed(0)
     x = draw(2, *shape, seed=8)
     exact, found = exact_and_propagated(Additive(embed()), x, players, rank=rank)
@@ -304,7 +308,9 @@ PER_ROW = [
 
 @pytest.mark.parametrize("mix", [False, True], ids=["first", "later"])
 @pytest.mark.parametrize(("use", "extra"), PER_ROW)
-def test_per_row_arguments_give_a_row_the_same_values_alone(use: Any, extra: Tensor, mix: bool) -> None:
+def test_per_row_arguments_give_a_row_the_same_values_alone(
+    use: Any, extra: Tensor, mix: bool
+) -> None:
     torch.manual_seed(0)
     module, x = Masked(use, mix=mix).double(), draw(3, 4, seed=13)
     module(x, extra)
@@ -316,6 +322,8 @@ def test_per_row_arguments_give_a_row_the_same_values_alone(use: Any, extra: Ten
     for b in range(3):
         alone = explainer(x[b : b + 1], additional_forward_args=extra[b : b + 1]).per_player
         close(alone[0], together[b], 1e-12)
+
+
 
 
 class Applied(nn.Module):

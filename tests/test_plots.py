@@ -140,7 +140,9 @@ def test_wrong_calls_are_refused() -> None:
         dasp.plots.image(result, limit=0)
 
 
-@pytest.mark.parametrize("plot", [dasp.plots.bar, dasp.plots.beeswarm, dasp.plots.image, dasp.plots.waterfall])
+@pytest.mark.parametrize(
+    "plot", [dasp.plots.bar, dasp.plots.beeswarm, dasp.plots.image, dasp.plots.waterfall]
+)
 def test_wrong_types_are_refused(plot: Callable[..., Axes]) -> None:
     with pytest.raises(InputTypeError, match=r"a plot draws an Attribution, .* got str"):
         plot("x")

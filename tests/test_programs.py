@@ -137,7 +137,9 @@ def spoil(kind: str, saved: Path, path: Path) -> None:
         path.mkdir()
 
 
-@pytest.mark.parametrize("kind", ["missing", "folder", "empty", "text", "cut", "flipped", "zip", "state_dict", "torchscript"])
+@pytest.mark.parametrize(
+    "kind", ["missing", "folder", "empty", "text", "cut", "flipped", "zip", "state_dict", "torchscript"]
+)
 def test_what_is_no_program_is_refused(kind: str, saved: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "model.pt2"
     spoil(kind, saved, path)

@@ -182,7 +182,9 @@ def test_a_method_that_cannot_or_fails_has_a_row_that_says_so(problem: Problem, 
     assert measured(problem, chosen, tmp_path).failed == ["is NaN", "is short"]
 
 
-def test_a_full_disk_loses_nothing_that_was_kept(problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_loses_nothing_that_was_kept(
+    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     methods = Methods(problem)
     chosen = methods.all()
     first = measured(problem, chosen[:1], tmp_path)

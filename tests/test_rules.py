@@ -264,7 +264,9 @@ def test_rows_are_alone_in_a_batch(row: Row) -> None:
 # Conditioning on the player that dominates an element --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("row", [pytest.param(r, id=r.name) for r in TABLE if r.op in (aten.relu.default, aten.tanh.default)])
+@pytest.mark.parametrize(
+    "row", [pytest.param(r, id=r.name) for r in TABLE if r.op in (aten.relu.default, aten.tanh.default)]
+)
 def test_conditioned_rules_mix_the_two_states_of_the_dominant_player(row: Row) -> None:
     """The dominant factor stands for a player, present with probability q; the others are Gaussian."""
     (value,) = draw(row, variances=(1.0, 0.3, 2.0))

@@ -241,7 +241,9 @@ def test_groups_several_inputs_and_further_arguments() -> None:
         def flat(p: Tensor, i: int = i) -> Tensor:
             return f(p[:, :4].reshape(-1, 2, 2), p[:, 4:], scale[i], 2)
 
-        expected = trapezoid(flat, torch.cat((a[i].flatten(), b[i])), torch.cat([part.flatten() for part in baseline]), owner)
+        expected = trapezoid(
+            flat, torch.cat((a[i].flatten(), b[i])), torch.cat([part.flatten() for part in baseline]), owner
+        )
         assert torch.allclose(found.values[i], expected, rtol=0, atol=1e-12)
 
 

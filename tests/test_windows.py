@@ -76,7 +76,7 @@ def test_a_sum_of_windows_is_known_from_all_coalitions_of_the_colours(dtype):
     assert found.evaluations <= BUDGET
 
 
-def test_errors_are_half_of_those_without():
+def test_errors_are_two_thirds_of_those_without():
     model, x = seeded(lambda: Pooled(deep_head()), 3, MANY, rows=2)
     players = dasp.players.tokens(axis=1)
 

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from . import shap as shap
 
 
+
 def __getattr__(name: str) -> Any:
     """`dasp.captum` and `dasp.shap`, which need an extra, when they are first asked for."""
     if name in ("captum", "shap"):

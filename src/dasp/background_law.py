@@ -27,7 +27,9 @@ class BackgroundLaw(CoalitionLaw):
         free: for each sample and player, 1 where it is random, 0 where it is held in a state, (B, n); None: all are random.
     """
 
-    def __init__(self, nodes: Tensor, shift: Tensor, *, rank_behind: int, free: Tensor | None = None, **options: Any) -> None:
+    def __init__(
+        self, nodes: Tensor, shift: Tensor, *, rank_behind: int, free: Tensor | None = None, **options: Any
+    ) -> None:
         super().__init__(nodes, shift, **options)
         self.rank_behind = rank_behind
         self.free = free

@@ -50,7 +50,9 @@ def baselines_of(
     return _background(parts, found, names, method), True
 
 
-def _background(parts: tuple[Any, ...], rows: tuple[Tensor, ...], names: list[str], method: Estimator) -> tuple[Tensor, ...]:
+def _background(
+    parts: tuple[Any, ...], rows: tuple[Tensor, ...], names: list[str], method: Estimator
+) -> tuple[Tensor, ...]:
     if any(isinstance(part, PerRow) for part in parts):
         raise InputError("baseline: PerRow beside a background. Give one baseline a row for every input, or a background.")
     count = max(len(part) for part in rows)
@@ -89,12 +91,12 @@ def _baseline(part: Any, x: Tensor, name: str, tensor: Callable[[Any, str], Tens
     if base.ndim == x.ndim - 1 and not each:
         base = base.unsqueeze(0)
     if base.shape[1:] != x.shape[1:] or base.ndim != x.ndim or (each and len(base) != len(x)):
-        wanted = (
-            f"{tuple(x.shape)}, one baseline for each row"
-            if each
-            else (f"{tuple(x.shape[1:])}, or a background of rows of that shape, (rows, {', '.join(map(str, x.shape[1:]))})")
+        wanted = f"{tuple(x.shape)}, one baseline for each row" if each else (
+            f"{tuple(x.shape[1:])}, or a background of rows of that shape, (rows, {', '.join(map(str, x.shape[1:]))})"
         )
-        raise InputError(f"{name}: shape {tuple(part.shape)} does not fit an input of shape {tuple(x.shape)}. Give {wanted}.")
+        raise InputError(
+            f"{name}: shape {tuple(part.shape)} does not fit an input of shape {tuple(x.shape)}. Give {wanted}."
+        )
     if not len(base):
         raise InputError(f"{name}: a background without rows. Give at least one.")
     check_finite(base, name)

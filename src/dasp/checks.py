@@ -62,7 +62,8 @@ def check_finite(x: Tensor, name: str) -> None:
     if bool(bad.any()):
         index = tuple(bad.nonzero()[0].tolist())
         raise InputError(
-            f"{name}: holds NaN or infinity in {int(bad.sum())} place(s), the first at {index}. Fill or drop them first."
+            f"{name}: holds NaN or infinity in {int(bad.sum())} place(s), the first at {index}. "
+            "Fill or drop them first."
         )
 
 

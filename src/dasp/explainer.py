@@ -327,7 +327,8 @@ class Explainer(Pretrained):
             for i, (mask, x) in enumerate(zip(masks, inputs, strict=False)):
                 if isinstance(mask, Tensor) and isinstance(parts[i], Tensor) and mask.device != x.device:
                     raise InputError(
-                        f"players: the mask is on {mask.device}, the input on {x.device}. Use mask.to({str(x.device)!r})."
+                        f"players: the mask is on {mask.device}, the input on {x.device}. "
+                        f"Use mask.to({str(x.device)!r})."
                     )
             players = Players.from_mask(masks, shapes)
         else:
@@ -369,7 +370,9 @@ class Explainer(Pretrained):
                 f"output must be the rows.{one_row_hint(self.model, inputs, extra)}"
             )
         if not output.is_floating_point():
-            raise InputError(f"model: its output is {output.dtype}. Explain scores, not classes: return floating numbers.")
+            raise InputError(
+                f"model: its output is {output.dtype}. Explain scores, not classes: return floating numbers."
+            )
         return tuple(output.shape[1:])
 
     def _attribution(

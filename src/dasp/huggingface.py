@@ -213,7 +213,9 @@ class TextExplainer:
             target = self._id(target) if self.kind == "next token" else self._class(target)
         if target is None:
             target = self.model.evaluate(ids, *extra).argmax(-1)
-        explainer = Explainer(self.model, PerRow(absent), method=self.method, players=layouts.tokens(), memory=self.memory)
+        explainer = Explainer(
+            self.model, PerRow(absent), method=self.method, players=layouts.tokens(), memory=self.memory
+        )
         result = explainer(ids, target, additional_forward_args=extra, progress=progress)
         return replace(result, tokens=self._texts(ids))
 

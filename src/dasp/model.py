@@ -216,7 +216,9 @@ def _check_arguments(graph: Graph, arguments: Sequence[Any]) -> None:
         if not isinstance(expected, Tensor):
             fixed = node.meta.get("val")
             if isinstance(value, Tensor) or value != fixed:
-                raise InputError(f"the program was exported for {node.name} = {fixed!r}, which it holds fixed, got {value!r}")
+                raise InputError(
+                    f"the program was exported for {node.name} = {fixed!r}, which it holds fixed, got {value!r}"
+                )
         elif not isinstance(value, Tensor) or value.shape != expected.shape or value.dtype != expected.dtype:
             raise InputError(
                 f"the exported program takes {node.name} of shape {tuple(expected.shape)} and {expected.dtype} for "
@@ -277,3 +279,5 @@ def _not_a_program(name: str, reason: str) -> str:
         f"{name} is not a program saved by torch.export.save ({reason[:300]}). A state_dict or a pickled module (torch.save) "
         "will not do: load it in Python, export it with torch.export.export and a dynamic batch, and save that."
     )
+
+

@@ -57,7 +57,9 @@ class Players:
             raise InputError(
                 f"players: {len(masks)} mask(s) for {len(shapes)} input(s). Give a tuple with one mask for each input."
             )
-        whole = [_whole_mask(m, tuple(s), _where(i, len(masks))) for i, (m, s) in enumerate(zip(masks, shapes, strict=True))]
+        whole = [
+            _whole_mask(m, tuple(s), _where(i, len(masks))) for i, (m, s) in enumerate(zip(masks, shapes, strict=True))
+        ]
         ids, inverse = torch.unique(torch.cat([w.flatten() for w in whole]), return_inverse=True)
         parts = torch.split(inverse, [w.numel() for w in whole])
         labels = tuple(part.reshape(w.shape) for part, w in zip(parts, whole, strict=True))
@@ -78,7 +80,9 @@ class Players:
         """Give each element its player's entry: (..., n) to one (..., *shape_i) per input."""
         lead = per_player.shape[:-1]
         if self.grouped:
-            return tuple(per_player.index_select(-1, label.flatten()).reshape(*lead, *label.shape) for label in self.labels)
+            return tuple(
+                per_player.index_select(-1, label.flatten()).reshape(*lead, *label.shape) for label in self.labels
+            )
         parts = torch.split(per_player, [label.numel() for label in self.labels], dim=-1)
         return tuple(part.reshape(*lead, *label.shape) for part, label in zip(parts, self.labels, strict=True))
 

@@ -190,7 +190,9 @@ def _order(integrands: Sequence[Polynomial]) -> int:
     return max(len(powers) for p in integrands for _, powers in p) - 1
 
 
-def _narrow(jet: Jet, integrands: Sequence[Polynomial], flat: Sequence[Tensor], results: Sequence[Tensor], points: int) -> None:
+def _narrow(
+    jet: Jet, integrands: Sequence[Polynomial], flat: Sequence[Tensor], results: Sequence[Tensor], points: int
+) -> None:
     """Means, deviations and centres (elements,) to results (elements,) by the trapezoid rule on points `m + s z`."""
     nodes, weights = trapezoid(flat[0], points)
     order = _order(integrands)

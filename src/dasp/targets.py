@@ -130,7 +130,9 @@ def _per_row_index(target: Tensor, rows: int, shape: tuple[int, ...]) -> Tensor:
         bad = ((index[:, axis] < 0) | (index[:, axis] >= size)).nonzero()
         if len(bad):
             row = int(bad[0])
-            raise InputError(f"target: row {row} asks for {int(index[row, axis])}; the outputs are numbered 0 to {size - 1}.")
+            raise InputError(
+                f"target: row {row} asks for {int(index[row, axis])}; the outputs are numbered 0 to {size - 1}."
+            )
     return index.unsqueeze(1)
 
 

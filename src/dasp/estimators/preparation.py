@@ -68,7 +68,9 @@ def _run(game: Game, graph: Graph, index: Tensor, coalitions: Tensor) -> Tensor:
         return game.targets.select(graph.run([*masked, *take_rows(game.extra, index, game.batch)]), index)
 
 
-def bytes_per_row(game: Game, plan: Plan, rank: str | int, absent: Absent, *, conditioned: bool, second: bool = False) -> float:
+def bytes_per_row(
+    game: Game, plan: Plan, rank: str | int, absent: Absent, *, conditioned: bool, second: bool = False
+) -> float:
     """Peak memory of one row at one node, measured on two with all targets; `second`: of second derivatives."""
     n = game.players.count
     rows = torch.arange(2, device=game.device) % game.batch
@@ -85,7 +87,9 @@ def bytes_per_row(game: Game, plan: Plan, rank: str | int, absent: Absent, *, co
 
     def run() -> None:
         shift = torch.zeros(2, n, dtype=game.dtype, device=game.device, requires_grad=True)
-        law = absent.law(q, shift, grouped=game.players.grouped, rank=directions, conditioned=conditioned, memory=game.memory)
+        law = absent.law(
+            q, shift, grouped=game.players.grouped, rank=directions, conditioned=conditioned, memory=game.memory
+        )
         values = game.targets.select(propagate(plan, law, off, on, extra, folded).mean, rows)
         for target in range(values.shape[1]):
             loss = values[:, target].sum()

@@ -84,13 +84,8 @@ class Propagation(Estimator):
     takes_background: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        for name, value in (
-            ("nodes", self.nodes),
-            ("rank", self.rank),
-            ("mixture", self.mixture),
-            ("clusters", self.clusters),
-            ("background_rank", self.background_rank),
-        ):
+        for name, value in (("nodes", self.nodes), ("rank", self.rank), ("mixture", self.mixture),
+                            ("clusters", self.clusters), ("background_rank", self.background_rank)):
             named = value is None or (isinstance(value, str) and name == "rank")
             if not named and (isinstance(value, bool) or not isinstance(value, int)):
                 raise InputTypeError(f"{name}: expected an int, got {type(value).__name__}")

@@ -59,7 +59,8 @@ class PermutationSampling(Estimator):
         check_seed(self.seed)
         if self.permutations < 2 or self.permutations % 2:
             raise InputError(
-                f"permutations must be an even number of at least 2 (each comes with its reverse), got {self.permutations}."
+                f"permutations must be an even number of at least 2 (each comes with its reverse), got "
+                f"{self.permutations}."
             )
         if self.tolerance is not None:
             if isinstance(self.tolerance, bool) or not isinstance(self.tolerance, int | float):
@@ -208,7 +209,9 @@ def _walk(game: Game, rows: Tensor, ranks: Tensor, drawn: Tensor) -> Tensor:
             values[:, start : start + step] = game.table_alone(coalitions, rows, drawn[walk]).double()
         else:
             values[:, start : start + step] = game.table(coalitions, rows).double()
-    base, output = (end[rows].double()[:, None, None].expand(-1, walks, 1, -1) for end in (game.base_values, game.outputs))
+    base, output = (
+        end[rows].double()[:, None, None].expand(-1, walks, 1, -1) for end in (game.base_values, game.outputs)
+    )
     if isinstance(game, BackgroundGame):
         base = game.base_alone(rows, drawn).double().unsqueeze(2)
     inner = values.reshape(len(rows), walks, n - 1, game.targets.count)

@@ -60,7 +60,9 @@ class Settings:
             raise InputError(f"--inputs {wanted}: give 1 to {most}; so many are held out and can be explained.")
         return wanted
 
-    def trained(self, build: Callable[[], nn.Sequential], split: Split, loss: nn.Module, *, name: str, epochs: int) -> Trained:
+    def trained(
+        self, build: Callable[[], nn.Sequential], split: Split, loss: nn.Module, *, name: str, epochs: int
+    ) -> Trained:
         """`build()` trained for `epochs`, or read from the cache under `name`."""
         model = networks.trained(
             build, split, loss, name=name, epochs=epochs, cache=self.cache, seed=self.seed, progress=self.progress

@@ -78,7 +78,9 @@ def _points(result: Attribution, index: int | None, target_index: int | None) ->
     return chosen
 
 
-def _spread(result: Attribution, index: int, target_index: int | None, order: npt.NDArray[np.intp]) -> _common.Array | None:
+def _spread(
+    result: Attribution, index: int, target_index: int | None, order: npt.NDArray[np.intp]
+) -> _common.Array | None:
     if result.standard_errors is None:
         return None
     rows, targets, n = result.per_player.shape

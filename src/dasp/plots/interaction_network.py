@@ -78,7 +78,9 @@ def interaction_network(
     return ax
 
 
-def _edges(result: Interactions, index: int | None, target_index: int | None) -> tuple[npt.NDArray[np.int64], _common.Array]:
+def _edges(
+    result: Interactions, index: int | None, target_index: int | None
+) -> tuple[npt.NDArray[np.int64], _common.Array]:
     """Pairs (P, 2) and their values (P,)."""
     pairs = result.listed[0].cpu().numpy()
     values = chosen(result, index, target_index)

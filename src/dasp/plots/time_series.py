@@ -77,7 +77,9 @@ def time_series(
     return ax
 
 
-def _channels(result: Attribution, index: int, input_index: int, time_axis: int) -> tuple[_common.Array, npt.NDArray[np.int64]]:
+def _channels(
+    result: Attribution, index: int, input_index: int, time_axis: int
+) -> tuple[_common.Array, npt.NDArray[np.int64]]:
     held = _common.finite(f"the points of row {index}", _common.array(result.inputs[input_index][index]))
     owners = result.players.labels[input_index].cpu().numpy()
     _common.check_whole("time_axis", time_axis)

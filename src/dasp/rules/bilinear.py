@@ -14,7 +14,9 @@ from .families import Context
 Bilinear = Callable[[Tensor, Tensor], Tensor]
 
 
-def contraction(x: Gaussian | Tensor, y: Gaussian | Tensor, f: Bilinear, context: Context | None = None) -> Gaussian:
+def contraction(
+    x: Gaussian | Tensor, y: Gaussian | Tensor, f: Bilinear, context: Context | None = None
+) -> Gaussian:
     """`Z = f(X, Y) = sum_j X_j Y_j` for jointly Gaussian X and Y; exact where one of them is known.
 
     E Z = f(mx, my) + sum_r f(Lx_r, Ly_r),   L_r = f(Lx_r, my) + f(mx, Ly_r),

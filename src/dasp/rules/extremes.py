@@ -52,7 +52,9 @@ def between(context: Context, x: Any, low: Any = None, high: Any = None) -> Gaus
     return raised if high is None else minimum(context, raised, high)
 
 
-def _reduced(context: Context, x: Gaussian, axes: Sequence[int], keepdim: bool, two: MomentsOfTwo = max_of_two) -> Gaussian:
+def _reduced(
+    context: Context, x: Gaussian, axes: Sequence[int], keepdim: bool, two: MomentsOfTwo = max_of_two
+) -> Gaussian:
     """The largest, or its smooth form, over some axes: halved while there are many, the last four in every order."""
     shape, over = x.mean.shape, places(x.mean.dim(), axes)
     rows = row_axis(context.axis, len(shape), over, keepdim)

@@ -147,7 +147,9 @@ def _linear_rule(
         return value.linear(build(args, kwargs, random[0]))
 
     several = both is not None
-    return LinearRule(op, True, apply, positions, several, exact_if=exact_if if several else None, build=build, both=both)
+    return LinearRule(
+        op, True, apply, positions, several, exact_if=exact_if if several else None, build=build, both=both
+    )
 
 
 def moves(

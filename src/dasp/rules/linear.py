@@ -58,7 +58,9 @@ def matrix_product(op: OpOverload, position: int, args: Sequence[Any]) -> Linear
     return weighted(lambda x, w: op(w, x), args[0], _unchanged)
 
 
-def several_added(context: Context, op: OpOverload, bias: Any, x: Any, y: Any, beta: float = 1, alpha: float = 1) -> Gaussian:
+def several_added(
+    context: Context, op: OpOverload, bias: Any, x: Any, y: Any, beta: float = 1, alpha: float = 1
+) -> Gaussian:
     """`beta * bias + alpha * A B`, two or all three of them random."""
     if not isinstance(x, Gaussian) and not isinstance(y, Gaussian):
         return plus(alpha * torch.matmul(x, y), bias, beta)
@@ -74,7 +76,9 @@ def one_factor_random(random: Sequence[int], args: Sequence[Any]) -> bool:
     aten.addmm.default, aten.baddbmm.default, aten.addmv.default, positions=(0, 1, 2), both=several_added,
     exact_if=one_factor_random,
 )  # fmt: skip
-def added_product(op: OpOverload, position: int, args: Sequence[Any], beta: float = 1, alpha: float = 1) -> LinearMap:
+def added_product(
+    op: OpOverload, position: int, args: Sequence[Any], beta: float = 1, alpha: float = 1
+) -> LinearMap:
     """`beta * bias + alpha * A B` with one of the three random."""
     if position == 0:
         product = alpha * torch.matmul(args[1], args[2])
@@ -112,7 +116,9 @@ def bilinear_form(op: OpOverload, position: int, args: Sequence[Any]) -> LinearM
     """The same with one of the two known."""
     weight, bias = (*args, None)[2:4]
     matrices = _form(args[1 - position], weight if position == 1 else weight.mT)  # (*b, k, i)
-    return weighted(lambda x, w: (x.unsqueeze(-2) * w).sum(-1), matrices, lambda y: y if bias is None else y + bias)
+    return weighted(
+        lambda x, w: (x.unsqueeze(-2) * w).sum(-1), matrices, lambda y: y if bias is None else y + bias
+    )
 
 
 @linear(aten.convolution.default)
@@ -143,7 +149,9 @@ def averaging(
 
 
 @linear(aten.mean.dim, aten.mean.default)
-def mean(op: OpOverload, position: int, args: Sequence[Any], dtype: torch.dtype | None = None) -> LinearMap:
+def mean(
+    op: OpOverload, position: int, args: Sequence[Any], dtype: torch.dtype | None = None
+) -> LinearMap:
     """Mean over axes; every weight is 1/N."""
 
     def share(v: Tensor) -> float:
@@ -223,7 +231,9 @@ def along_axes(matrices: Callable[[Tensor], Sequence[Tensor]]) -> LinearMap:
     def mix(x: Tensor) -> Tensor:
         return apply(x, _unchanged)
 
-    return LinearMap(affine=mix, homogeneous=mix, squared=lambda v: apply(v, torch.square), reach=lambda x: apply(x, torch.abs))
+    return LinearMap(
+        affine=mix, homogeneous=mix, squared=lambda v: apply(v, torch.square), reach=lambda x: apply(x, torch.abs)
+    )
 
 
 def averaging_matrix(length: int, size: int, like: Tensor) -> Tensor:
@@ -264,3 +274,4 @@ RULES.add(Rule(aten._native_batch_norm_legit_no_training.default, True, batch_no
 def overlapping_sum(op: OpOverload, position: int, args: Sequence[Any]) -> LinearMap:
     """Columns put back as overlapping patches and summed (`fold`); every weight is 1."""
     return averaging(lambda x: op(x, *args[1:]), lambda v: 1.0)
+

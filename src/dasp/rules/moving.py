@@ -98,7 +98,9 @@ def _pad(context: Context, value: Gaussian, pad: list[int], fill: float = 0.0) -
         result: Tensor = aten.constant_pad_nd(part, pad, 0.0)
         return result
 
-    return Gaussian(aten.constant_pad_nd(value.mean, pad, fill), value.map_factors(zeros), zeros(value.rest))
+    return Gaussian(
+        aten.constant_pad_nd(value.mean, pad, fill), value.map_factors(zeros), zeros(value.rest)
+    )
 
 
 def _pad_owners(labels: Tensor, pad: list[int], fill: float = 0.0) -> Tensor:

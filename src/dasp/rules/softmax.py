@@ -100,7 +100,9 @@ def _last(value: Gaussian, dtype: Dtype, axis: int) -> Gaussian:
     return every(value, lambda part: part.to(to).movedim(axis, -1))
 
 
-def _of_contrasts(context: Context, scores: Gaussian, axis: int, function: Callable[[Tensor, Tensor], Moments]) -> Gaussian:
+def _of_contrasts(
+    context: Context, scores: Gaussian, axis: int, function: Callable[[Tensor, Tensor], Moments]
+) -> Gaussian:
     """A function of the differences of all scores, now along the last axis, to the log-sums of the others."""
     place = axis + scores.mean.dim()
     rows = None if context.axis is None else context.axis - (place < context.axis)

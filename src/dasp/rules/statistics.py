@@ -38,9 +38,7 @@ def _mean_square(context: Context, x: Gaussian, over: Sequence[int], keepdim: bo
     joined = together(x, over)
     skew = None if joined.factors is None else skewness(context.law, rows, joined.factors)
     moments = in_both_states(
-        context.law,
-        rows,
-        joined,
+        context.law, rows, joined,
         lambda part: mean_square(part, centred=centred, skew=aligned(skew, part.factors)).moments,
     )
     return reduced(every(moments, lambda part: part.squeeze(-1)), x.mean.shape, over, keepdim)
